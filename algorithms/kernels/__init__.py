@@ -1,0 +1,1 @@
+"""Numba kernels of the algorithms; same stem as the estimator's file."""

@@ -1,0 +1,66 @@
+"""Every error that dask_petuum raises on purpose, on one screen.
+
+::
+
+    PetuumError
+    ├── RunError                 a run ended without its result
+    │   ├── RankError            the user's function raised in a rank (its traceback is attached)
+    │   ├── RankLostError        a worker that held a rank is gone
+    │   ├── RunInterruptedError  the run was stopped (by the client, a callback, or another rank)
+    │   └── TransportError       a peer could not be reached or gave no proper answer
+    ├── ProtocolError            a message that the store refuses (wrong run, epoch, shape, ...)
+    ├── VersionMismatchError     a worker lacks the package or has another version of it
+    └── TableError               an unknown table, a wrong shape, dtype or row (also a ValueError)
+
+Input errors of the estimators are plain ``ValueError`` and ``TypeError`` with scikit-learn's words.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "PetuumError",
+    "ProtocolError",
+    "RankError",
+    "RankLostError",
+    "RunError",
+    "RunInterruptedError",
+    "TableError",
+    "TransportError",
+    "VersionMismatchError",
+]
+
+
+class PetuumError(Exception):
+    """Base of every error that dask_petuum raises on purpose."""
+
+
+class RunError(PetuumError):
+    """A run ended without its result."""
+
+
+class RankError(RunError):
+    """The user's function raised in a rank; the message carries that rank's traceback."""
+
+
+class RankLostError(RunError):
+    """A worker that held a rank is gone; the message names the rank and the worker."""
+
+
+class RunInterruptedError(RunError):
+    """The run was stopped before its end."""
+
+
+class TransportError(RunError):
+    """A peer could not be reached, or answered with anything but ``{"status": "OK"}``."""
+
+
+class ProtocolError(PetuumError):
+    """A message that the store refuses: wrong run, epoch, table, shape, dtype or size."""
+
+
+class VersionMismatchError(PetuumError):
+    """A worker or the scheduler lacks dask_petuum, or has another version of it."""
+
+
+class TableError(PetuumError, ValueError):
+    """An unknown table, or a wrong name, shape, dtype or row."""

@@ -1,0 +1,141 @@
+"""Base class of the estimators: where to run, callbacks, history, saving what was learnt.
+
+An estimator describes its work as a :class:`~dask_petuum.runtime.program.DataParallelProgram`;
+everything that all estimators share of running it is here. The Dask client is a property and not a
+parameter: scikit-learn's ``clone`` copies parameters deeply, and a client cannot be copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+
+from dask_petuum.data import open_dataset
+from dask_petuum.runtime.job import Check, Job, Monitor, RunOptions, RunResult
+from dask_petuum.runtime.program import DataParallelProgram, Record
+from dask_petuum.runtime.where import open_job
+
+__all__ = ["PetuumEstimator"]
+
+
+class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
+    """Base of all estimators.
+
+    Subclasses have the parameters ``scheduler``, ``n_jobs``, ``verbose`` and, where they train
+    through the store, ``consistency`` and ``staleness``; their ``fit`` is decorated with
+    ``sklearn.callback.with_callbacks``.
+    """
+
+    scheduler: str | None = None
+    n_jobs: int | None = None
+    verbose: int = 0
+    consistency: str = "bsp"
+    staleness: int | str = 0
+    history_: list[Record]
+
+    @property
+    def client(self) -> Any:
+        """The Dask client to run on, where it is not the active one; not a parameter."""
+        return self.__dict__.get("_client")
+
+    @client.setter
+    def client(self, client: Any) -> None:
+        self.__dict__["_client"] = client
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("_client", None)
+        return state
+
+    def _open_job(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        check: Check | None = None,
+        dtype: Any = None,
+    ) -> Job:
+        """Cut the data by rows and open a job where this estimator is to run.
+
+        ``check`` is called with (X, y, sample_weight) of each piece where it lies.
+        """
+        dataset = open_dataset(X, y, sample_weight)
+        return open_job(
+            dataset,
+            scheduler=self.scheduler,
+            client=self.client,
+            check=check,
+            dtype=dtype,
+            n_jobs=self.n_jobs,
+        )
+
+    def _seed(self, random_state: Any) -> int:
+        """Draw the root of a run's random streams from scikit-learn's ``random_state``."""
+        return int(check_random_state(random_state).randint(2**31 - 1))
+
+    def _run(
+        self,
+        job: Job,
+        program: DataParallelProgram,
+        keep: Callable[[RunResult], None],
+        *,
+        max_clocks: int,
+        seed: int = 0,
+        callbacks: bool = True,
+    ) -> None:
+        """Run a program; ``keep`` turns its result into fitted attributes.
+
+        After Ctrl-C, what was learnt so far is kept, then KeyboardInterrupt goes on its way.
+        ``callbacks`` is False for methods that scikit-learn's callbacks do not know (partial_fit).
+        """
+        monitor = self._monitor(max_clocks, callbacks)
+        options = RunOptions(
+            max_clocks=max_clocks,
+            seed=seed,
+            consistency=self.consistency,
+            staleness=self.staleness,
+            monitor=monitor,
+        )
+        result = job.run(program, options)
+        keep(result)
+        if result.stopped_by == "interrupt":
+            raise KeyboardInterrupt(
+                f"fit was interrupted after {result.n_clocks} clocks; "
+                "the estimator keeps what it had learnt"
+            )
+
+    def _monitor(self, max_clocks: int, callbacks: bool) -> Monitor:
+        """Make the function that is told of every finished clock, and may ask for the end."""
+        if not callbacks:
+            return self._print
+        root = self._init_callback_context(max_subtasks=max_clocks)
+        root.call_on_fit_task_begin(estimator=self)
+
+        def begin() -> Any:
+            task = root.subcontext(task_name="clock")
+            return task.call_on_fit_task_begin(estimator=self)
+
+        current = [begin()]
+
+        def monitor(record: Record) -> bool:
+            self._print(record)
+            stop = bool(current[0].call_on_fit_task_end(estimator=self))
+            last = stop or record["clock"] >= max_clocks
+            if last:
+                root.call_on_fit_task_end(estimator=self)
+            else:
+                current[0] = begin()
+            return stop
+
+        return monitor
+
+    def _print(self, record: Record) -> bool:
+        if self.verbose:
+            text = ", ".join(f"{name} {value:.6g}" for name, value in record.items())
+            print(f"[{type(self).__name__}] {text}", flush=True)
+        return False

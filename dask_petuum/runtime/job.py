@@ -1,0 +1,166 @@
+"""A job: one call of ``fit``, its data and the place where it runs.
+
+An estimator opens a job for its data, may look at the data where it lies (``map``), and runs one or
+more programs on it. There are two kinds: this process (:class:`LocalJob`) and the workers of a Dask
+cluster (:class:`dask_petuum.runtime.cluster_job.ClusterJob`). Nothing that an algorithm does
+depends on which it got.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from types import TracebackType
+from typing import Any, TypeVar
+
+from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
+from dask_petuum.runtime.local import LocalContext
+from dask_petuum.runtime.loop import LoopPlan, RankResult, metrics_table, run_loop
+from dask_petuum.runtime.program import DataParallelProgram, Record, State
+from dask_petuum.runtime.threads import Threads, count_threads
+from dask_petuum.store.local import LocalTable
+
+__all__ = ["Job", "LocalJob", "Monitor", "RunOptions", "RunResult"]
+
+R = TypeVar("R")
+#: Called with each finished clock; True asks the run to end.
+Monitor = Callable[[Record], bool]
+#: Called with (X, y, sample_weight) of a piece where it lies; raises on bad input.
+Check = Callable[[Any, Any, Any], None]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run a program.
+
+    Parameters
+    ----------
+    max_clocks
+        Steps at most.
+    seed
+        Root of every random stream of the run.
+    consistency
+        "bsp", "ssp", "essp" or "asp"; without meaning in this process (one rank).
+    staleness
+        Clocks that a read may lag, or "auto".
+    monitor
+        Called with the record of each finished clock; returning True ends the run.
+    """
+
+    max_clocks: int
+    seed: int = 0
+    consistency: str = "bsp"
+    staleness: int | str = 0
+    monitor: Monitor | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves: tables after its last clock, outputs by partition, history."""
+
+    tables: Mapping[str, Any]
+    outputs: Sequence[State]
+    history: list[Record] = field(default_factory=list)
+    n_clocks: int = 0
+    stopped_by: str = "max_clocks"
+
+
+class Job(ABC):
+    """One call of ``fit``: data that has been checked and measured, and a place to run."""
+
+    #: Size of each partition, in order.
+    sizes: Sequence[PieceSize]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all partitions."""
+        return sum(size.n_rows for size in self.sizes)
+
+    @property
+    def n_features(self) -> int:
+        """Columns of the data."""
+        return self.sizes[0].n_cols
+
+    @abstractmethod
+    def map(self, function: Callable[[Partition], R]) -> list[R]:
+        """Call a picklable function on each partition where it lies; results in order."""
+
+    @abstractmethod
+    def run(self, program: DataParallelProgram, options: RunOptions) -> RunResult:
+        """Run a program to its end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the job holds."""
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class LocalJob(Job):
+    """A job in this process.
+
+    Parameters
+    ----------
+    dataset
+        What ``fit`` was given. A lazy one is computed here, a piece at a time.
+    check
+        Called with each piece as it was given.
+    dtype
+        Type that the partitions' values get (None: as they are).
+    n_jobs
+        Threads; see :func:`dask_petuum.runtime.threads.count_threads`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        check: Check | None = None,
+        dtype: Any = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self._threads = Threads(count_threads(n_jobs))
+        pieces = [_computed(piece, dataset.is_lazy) for piece in dataset.pieces()]
+        self.sizes = [measure(piece, check) for piece in pieces]
+        starts = [0, *accumulate(size.n_rows for size in self.sizes)]
+        self._partitions = [
+            to_partition(piece, index, starts[index], dtype) for index, piece in enumerate(pieces)
+        ]
+
+    def map(self, function: Callable[[Partition], R]) -> list[R]:
+        """Call a function on each partition."""
+        return [function(partition) for partition in self._partitions]
+
+    def run(self, program: DataParallelProgram, options: RunOptions) -> RunResult:
+        """Run a program here: one rank, the tables in this process."""
+        plan = LoopPlan(options.max_clocks)
+        specs = [*program.tables(), metrics_table(program, plan)]
+        tables = {spec.name: LocalTable(spec) for spec in specs}
+        ctx = LocalContext(tables, self._threads, options.seed, options.monitor)
+        result: RankResult = run_loop(ctx, program, self._partitions, plan)
+        return RunResult(
+            tables={spec.name: tables[spec.name].values for spec in program.tables()},
+            outputs=[result.outputs[index] for index in range(len(self._partitions))],
+            history=list(result.history),
+            n_clocks=result.n_clocks,
+            stopped_by=result.stopped_by,
+        )
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.__exit__(None, None, None)
+
+
+def _computed(piece: Any, lazy: bool) -> Any:
+    return piece.compute() if lazy else piece

@@ -1,0 +1,113 @@
+"""A run in this process: one rank, its tables here, ``n_threads`` threads, no Dask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dask_petuum.data import Partition
+from dask_petuum.exceptions import TableError
+from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.program import Record
+from dask_petuum.runtime.threads import Threads
+from dask_petuum.store.local import LocalTable, LocalView
+
+__all__ = ["LocalContext", "partition_seed"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+Monitor = Callable[[Record], bool]
+
+
+def partition_seed(seed: int, partition: int, clock: int) -> np.random.SeedSequence:
+    """Seed for one partition in one clock; independent of the rank that asks."""
+    return np.random.SeedSequence(seed, spawn_key=(partition, clock))
+
+
+class LocalContext:
+    """The only rank of a run in this process; see :class:`dask_petuum.runtime.context.Context`."""
+
+    rank = 0
+    n_ranks = 1
+
+    def __init__(
+        self,
+        tables: Mapping[str, LocalTable],
+        threads: Threads,
+        seed: int = 0,
+        monitor: Monitor | None = None,
+    ) -> None:
+        self.clock_index = 0
+        self.stop_requested = False
+        self._tables = tables
+        self._threads = threads
+        self._seed = seed
+        self._monitor = monitor
+        self._read_my_writes = True
+
+    def __repr__(self) -> str:
+        return f"<LocalContext clock {self.clock_index}, tables {sorted(self._tables)}>"
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that ``map`` uses."""
+        return self._threads.n_threads
+
+    def defer_increments(self) -> None:
+        """From here on, views show increments from the next clock on unless they ask otherwise."""
+        self._read_my_writes = False
+
+    def table(self, name: str) -> _LocalHandle:
+        """Look up a table of the run."""
+        if name not in self._tables:
+            raise TableError(f"no table {name!r}; there are {sorted(self._tables)}")
+        return _LocalHandle(self._tables[name], self._read_my_writes)
+
+    def clock(self) -> None:
+        """End this rank's step: nothing to send or to wait for, held-back increments are shown."""
+        self.clock_index += 1
+        for table in self._tables.values():
+            table.end_clock()
+
+    def barrier(self) -> None:
+        """End this rank's step; with one rank that is all a barrier is."""
+        self.clock()
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Call a function (that releases the GIL) on each item in the rank's threads, in order."""
+        return self._threads.map(function, items)
+
+    def seed(self, partition: Partition) -> np.random.SeedSequence:
+        """Seed for (run, partition, clock)."""
+        return partition_seed(self._seed, partition.index, self.clock_index)
+
+    def statistics(self) -> dict[str, float]:
+        """Nothing is sent and nothing waited for."""
+        return {"bytes_in": 0.0, "bytes_out": 0.0, "waited": 0.0, "reads": 0.0, "lag": 0.0}
+
+    def report(self, record: Record) -> None:
+        """Tell the caller's callbacks; they may ask for the end."""
+        if self._monitor is not None and self._monitor(record):
+            self.stop_requested = True
+
+
+class _LocalHandle:
+    """A table with the run's default for ``read_my_writes``."""
+
+    def __init__(self, table: LocalTable, read_my_writes: bool) -> None:
+        self._table = table
+        self._read_my_writes = read_my_writes
+
+    def view(
+        self, rows: Sequence[int] | Array | None = None, *, read_my_writes: bool | None = None
+    ) -> LocalView:
+        """Declare the rows that the rank will use."""
+        own = self._read_my_writes if read_my_writes is None else read_my_writes
+        return self._table.view(rows, read_my_writes=own)
+
+    @property
+    def spec(self) -> Any:
+        """What the table is."""
+        return self._table.spec

@@ -1,0 +1,58 @@
+"""A data-parallel program: what an algorithm hands to the runtime.
+
+The runtime writes the loop once (:mod:`dask_petuum.runtime.loop`): step, clock, metrics, callbacks,
+the stop rule, errors. A program says what its tables are and what one clock does on one partition.
+It is a plain picklable object that knows nothing of Dask. Its state is a dict of numpy arrays per
+partition, so that it can be saved and moved.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from dask_petuum.data import Partition
+from dask_petuum.runtime.context import Array, Context
+from dask_petuum.store.spec import TableSpec
+
+__all__ = ["DataParallelProgram", "Record", "State"]
+
+State = dict[str, Array]
+#: One clock of a run, as the history keeps it.
+Record = dict[str, float]
+
+
+class DataParallelProgram(ABC):
+    """Base of the programs that run over partitions of the rows.
+
+    The views that ``start`` and ``step`` make are of the runtime's choosing fresh; all partitions of
+    a clock start from the same values (increments are seen from the next clock on), so that a
+    result does not depend on how partitions are spread over ranks.
+    """
+
+    #: Names of the metrics that every ``step`` returns; they are summed over partitions and ranks.
+    metrics: tuple[str, ...] = ()
+
+    @abstractmethod
+    def tables(self) -> Sequence[TableSpec]:
+        """Say what the tables of the run are."""
+
+    @abstractmethod
+    def start(self, ctx: Context, partition: Partition) -> State:
+        """Make the state of one partition; increments made here belong to clock 0."""
+
+    @abstractmethod
+    def step(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
+        """Do one clock's work on one partition; return its part of each metric."""
+
+    def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
+        """Turn summed metrics into what the history shows. Pure."""
+        return totals
+
+    def converged(self, history: Sequence[Record]) -> bool:
+        """Say whether to stop, from the objectives so far. Pure: every rank asks for itself."""
+        return False
+
+    def finish(self, ctx: Context, partition: Partition, state: State) -> State:
+        """Give what goes back to the caller for one partition (labels, ...)."""
+        return {}

@@ -1,0 +1,77 @@
+"""The threads of one rank: kernels that release the GIL, run over items, results in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import TypeVar
+
+__all__ = ["Threads", "count_threads"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def count_threads(n_jobs: int | None) -> int:
+    """Turn scikit-learn's ``n_jobs`` into a number of threads.
+
+    None means every core this process may use, or OMP_NUM_THREADS where that is smaller (joblib
+    and the nannies of Dask set it so that nested parallel work does not multiply); negative
+    numbers count back from all cores, as in joblib.
+
+    Raises
+    ------
+    ValueError
+        For ``n_jobs=0``.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    available = cores or 1
+    if n_jobs is None:
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        return max(1, min(available, int(limit))) if limit.isdigit() else available
+    if n_jobs == 0:
+        raise ValueError("n_jobs must not be 0; use None for all cores or a positive number")
+    return n_jobs if n_jobs > 0 else max(1, available + 1 + n_jobs)
+
+
+class Threads:
+    """A pool of threads that ends with its ``with`` block.
+
+    Safe for one caller at a time. On an exception (Ctrl-C included) nothing new is started and
+    the kernels under way are waited for, so that nobody writes to the arrays afterwards.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._pool = (
+            ThreadPoolExecutor(n_threads, thread_name_prefix="petuum-kernel")
+            if n_threads > 1
+            else None
+        )
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Call ``function`` on each item, in the pool's threads; results in the items' order."""
+        if self._pool is None:
+            return [function(item) for item in items]
+        futures = [self._pool.submit(function, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            raise

@@ -1,0 +1,101 @@
+"""Checks at the border of a view: row numbers, positions, increments. Errors say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from dask_petuum.exceptions import TableError
+from dask_petuum.store.spec import TableSpec
+
+__all__ = ["checked_delta", "checked_positions", "checked_rows"]
+
+Array = npt.NDArray[Any]
+
+
+def checked_rows(spec: TableSpec, rows: Sequence[int] | Array | None) -> Array | None:
+    """Check the rows of an access plan.
+
+    Returns
+    -------
+    int64 array, ascending, or None for all rows.
+
+    Raises
+    ------
+    TableError
+        Where rows are not integers, repeated, out of order or out of range.
+    """
+    if rows is None:
+        return None
+    checked = np.asarray(rows)
+    if checked.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if checked.ndim != 1 or checked.dtype.kind not in "iu":
+        raise TableError(
+            f"rows of table {spec.name!r} must be a 1-d sequence of integers, "
+            f"got shape {checked.shape} of {checked.dtype}"
+        )
+    checked = checked.astype(np.int64)
+    if (np.diff(checked) <= 0).any():
+        raise TableError(
+            f"rows of table {spec.name!r} must be ascending and unique; use numpy.unique"
+        )
+    if checked[0] < 0 or checked[-1] >= spec.n_rows:
+        raise TableError(
+            f"rows of table {spec.name!r} must be within 0 .. {spec.n_rows - 1}, "
+            f"got {checked[0]} .. {checked[-1]}"
+        )
+    if len(checked) == spec.n_rows:
+        return None
+    return checked
+
+
+def checked_positions(n_rows: int, at: Sequence[int] | Array | None) -> Array | None:
+    """Check positions within a view of ``n_rows`` rows: integers, in range, unique."""
+    if at is None:
+        return None
+    where = np.asarray(at)
+    if where.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if where.ndim != 1 or where.dtype.kind not in "iu":
+        raise TableError(f"positions must be a 1-d sequence of integers, got {at!r}")
+    if where.min() < 0 or where.max() >= n_rows:
+        raise TableError(f"positions must be within 0 .. {n_rows - 1} of the view")
+    if len(np.unique(where)) != len(where):
+        raise TableError("positions must be unique; add up the increments of a row first")
+    return where.astype(np.int64)
+
+
+def checked_delta(spec: TableSpec, shape: tuple[int, int], delta: Any, where: Array | None) -> Any:
+    """Check an increment's shape and type.
+
+    Returns
+    -------
+    ndarray of the table's dtype, or a ``csr_array`` where a sparse table got a sparse increment.
+
+    Raises
+    ------
+    TableError
+        For another shape, or for floats added to an integer table.
+    """
+    expected = shape if where is None else (len(where), shape[1])
+    if sp.issparse(delta):
+        delta = sp.csr_array(delta) if spec.sparse else delta.toarray()
+    else:
+        delta = np.asarray(delta)
+    if delta.shape != expected:
+        raise TableError(
+            f"an increment of table {spec.name!r} must have shape {expected}, got {delta.shape}"
+        )
+    dtype = np.dtype(spec.dtype)
+    if delta.dtype != dtype:
+        if dtype.kind == "i" and delta.dtype.kind not in "iub":
+            raise TableError(
+                f"table {spec.name!r} holds {spec.dtype}: cannot add {delta.dtype}; round first"
+            )
+        delta = delta.astype(dtype)
+    return delta

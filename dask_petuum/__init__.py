@@ -1,1 +1,71 @@
-"""Petuum on Dask: a parameter store with bounded staleness, and estimators on top of it."""
+"""Petuum on Dask: a parameter store with bounded staleness, and estimators on top of it.
+
+Importing the package does no work: every public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dask_petuum.algorithms.kmeans import KMeans
+    from dask_petuum.algorithms.lda import LDA
+    from dask_petuum.algorithms.softmax_regression import SoftmaxRegression
+    from dask_petuum.exceptions import (
+        PetuumError,
+        ProtocolError,
+        RankError,
+        RankLostError,
+        RunError,
+        RunInterruptedError,
+        TableError,
+        TransportError,
+        VersionMismatchError,
+    )
+    from dask_petuum.runtime.session import connect, disarm
+    from dask_petuum.store.spec import TableSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LDA",
+    "KMeans",
+    "PetuumError",
+    "ProtocolError",
+    "RankError",
+    "RankLostError",
+    "RunError",
+    "RunInterruptedError",
+    "SoftmaxRegression",
+    "TableError",
+    "TableSpec",
+    "TransportError",
+    "VersionMismatchError",
+    "connect",
+    "disarm",
+]
+
+#: module to the public names it holds
+_HOMES = {
+    "algorithms.kmeans": ("KMeans",),
+    "algorithms.lda": ("LDA",),
+    "algorithms.softmax_regression": ("SoftmaxRegression",),
+    "exceptions": tuple(name for name in __all__ if name.endswith("Error")),
+    "runtime.session": ("connect", "disarm"),
+    "store.spec": ("TableSpec",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(_import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -93,7 +93,8 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
         After Ctrl-C, what was learnt so far is kept, then KeyboardInterrupt goes on its way.
         ``callbacks`` is False for methods that scikit-learn's callbacks do not know (partial_fit).
         """
-        monitor = self._monitor(max_clocks, callbacks)
+        root = self._init_callback_context(max_subtasks=max_clocks) if callbacks else None
+        monitor = self._print if root is None else self._monitor(root)
         options = RunOptions(
             max_clocks=max_clocks,
             seed=seed,
@@ -101,36 +102,26 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
             staleness=self.staleness,
             monitor=monitor,
         )
+        if root is not None:
+            root.call_on_fit_task_begin(estimator=self)
         result = job.run(program, options)
         keep(result)
+        if root is not None:
+            root.call_on_fit_task_end(estimator=self)
         if result.stopped_by == "interrupt":
             raise KeyboardInterrupt(
                 f"fit was interrupted after {result.n_clocks} clocks; "
                 "the estimator keeps what it had learnt"
             )
 
-    def _monitor(self, max_clocks: int, callbacks: bool) -> Monitor:
+    def _monitor(self, root: Any) -> Monitor:
         """Make the function that is told of every finished clock, and may ask for the end."""
-        if not callbacks:
-            return self._print
-        root = self._init_callback_context(max_subtasks=max_clocks)
-        root.call_on_fit_task_begin(estimator=self)
-
-        def begin() -> Any:
-            task = root.subcontext(task_name="clock")
-            return task.call_on_fit_task_begin(estimator=self)
-
-        current = [begin()]
 
         def monitor(record: Record) -> bool:
             self._print(record)
-            stop = bool(current[0].call_on_fit_task_end(estimator=self))
-            last = stop or record["clock"] >= max_clocks
-            if last:
-                root.call_on_fit_task_end(estimator=self)
-            else:
-                current[0] = begin()
-            return stop
+            task = root.subcontext(task_name="clock")
+            task.call_on_fit_task_begin(estimator=self)
+            return bool(task.call_on_fit_task_end(estimator=self))
 
         return monitor
 

@@ -25,9 +25,8 @@ Record = dict[str, float]
 class DataParallelProgram(ABC):
     """Base of the programs that run over partitions of the rows.
 
-    The views that ``start`` and ``step`` make are of the runtime's choosing fresh; all partitions of
-    a clock start from the same values (increments are seen from the next clock on), so that a
-    result does not depend on how partitions are spread over ranks.
+    All partitions of a clock start from the same values (a view shows increments from the next
+    clock on), so that a result does not depend on how partitions are spread over ranks.
     """
 
     #: Names of the metrics that every ``step`` returns; they are summed over partitions and ranks.

@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
-from dask_petuum.exceptions import TableError
-from dask_petuum.store.rows import checked_delta, checked_positions, checked_rows
+from dask_petuum.store.rows import checked_delta, checked_positions, checked_rows, spread_rows
 from dask_petuum.store.rules import apply_dense
-from dask_petuum.store.spec import TableSpec, initial_rows
+from dask_petuum.store.spec import TableSpec, initial_values
 
 __all__ = ["LocalTable", "LocalView"]
 
@@ -32,8 +30,7 @@ class LocalTable:
 
     def __init__(self, spec: TableSpec) -> None:
         self.spec = spec
-        dense = initial_rows(spec, 0, spec.n_rows)
-        self.values: Any = sp.csr_array(dense) if spec.sparse else dense
+        self.values: Any = initial_values(spec, 0, spec.n_rows)
         self._views: list[LocalView] = []
         self._clock = 0
 
@@ -105,7 +102,7 @@ class LocalView:
         self._hold(delta, where)
         if self._read_my_writes:
             if self._sparse:
-                self._values = self._values + _spread(delta, where, self.shape)
+                self._values = self._values + spread_rows(delta, where, self.shape)
             elif where is None:
                 self._values += delta
             else:
@@ -113,7 +110,7 @@ class LocalView:
 
     def _hold(self, delta: Any, where: Array | None) -> None:
         if self._sparse:
-            spread = _spread(delta, where, self.shape)
+            spread = spread_rows(delta, where, self.shape)
             self._pending = spread if self._pending is None else self._pending + spread
             return
         if self._pending is None:
@@ -157,21 +154,8 @@ def _as_slice(rows: Array | None, n_rows: int) -> slice | None:
     return None
 
 
-def _spread(delta: Any, where: Array | None, shape: tuple[int, int]) -> sp.csr_array:
-    """Put the rows of ``delta`` at their places in an array of the view's shape."""
-    delta = sp.coo_array(delta)
-    if where is None:
-        return delta.tocsr()
-    row, col = delta.coords
-    return sp.coo_array((delta.data, (where[row], col)), shape=shape).tocsr()
-
-
 def _csr_add_rows(values: Any, rows: Array, delta: Any, spec: TableSpec) -> Any:
-    coo = sp.coo_array(delta)
-    row, col = coo.coords
-    spread = sp.coo_array((coo.data, (rows[row], col)), shape=spec.shape).tocsr()
-    if spec.rule.kind != "add":
-        raise TableError(f"table {spec.name!r}: sparse rows know the rule 'add' only")
+    spread = spread_rows(delta, rows, spec.shape)
     out = values + spread
     out.eliminate_zeros()
     return out

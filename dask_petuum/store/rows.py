@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from dask_petuum.exceptions import TableError
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["checked_delta", "checked_positions", "checked_rows"]
+__all__ = ["checked_delta", "checked_positions", "checked_rows", "spread_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -99,3 +99,20 @@ def checked_delta(spec: TableSpec, shape: tuple[int, int], delta: Any, where: Ar
             )
         delta = delta.astype(dtype)
     return delta
+
+
+def spread_rows(delta: Any, where: Array | None, shape: tuple[int, int]) -> Any:
+    """Put the rows of ``delta`` at their places in a sparse array of the given shape.
+
+    Parameters
+    ----------
+    delta
+        (n, n_cols) array or sparse array.
+    where
+        (n,) row of each; None: as they are.
+    """
+    coo = sp.coo_array(delta)
+    if where is None:
+        return coo.tocsr()
+    row, col = coo.coords
+    return sp.coo_array((coo.data, (where[row], col)), shape=shape).tocsr()

@@ -14,10 +14,19 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 
 from dask_petuum.exceptions import TableError
 
-__all__ = ["DTYPES", "Normal", "TableSpec", "Uniform", "UpdateRule", "initial_rows"]
+__all__ = [
+    "DTYPES",
+    "Normal",
+    "TableSpec",
+    "Uniform",
+    "UpdateRule",
+    "initial_rows",
+    "initial_values",
+]
 
 #: Element types that the kernels of the store know.
 DTYPES = ("int32", "int64", "float32", "float64")
@@ -134,6 +143,11 @@ class TableSpec:
         object.__setattr__(self, "dims", _checked_dims(self.name, self.dims))
         _check_coords(self)
         _check_init(self)
+        if self.sparse and self.rule.kind != "add":
+            raise TableError(
+                f"table {self.name!r}: sparse rows know the update rule 'add' only, "
+                f"got {self.rule.kind!r}; use sparse=False"
+            )
         if self.staleness is not None and self.staleness < 0:
             raise TableError(
                 f"staleness of table {self.name!r} must be >= 0, got {self.staleness}; "
@@ -170,6 +184,15 @@ def initial_rows(spec: TableSpec, start: int, stop: int) -> npt.NDArray[Any]:
     if isinstance(spec.init, np.ndarray):
         return np.array(spec.init[start:stop], dtype=spec.dtype, order="C", copy=True)
     return np.full(shape, spec.init, dtype=spec.dtype)
+
+
+def initial_values(spec: TableSpec, start: int, stop: int) -> Any:
+    """Make the first values as the table stores them: an array, or a ``csr_array`` if sparse."""
+    if not spec.sparse:
+        return initial_rows(spec, start, stop)
+    if np.ndim(spec.init) == 0 and not isinstance(spec.init, (Normal, Uniform)) and spec.init == 0:
+        return sp.csr_array((stop - start, spec.n_cols), dtype=spec.dtype)
+    return sp.csr_array(initial_rows(spec, start, stop))
 
 
 def _drawn_rows(spec: TableSpec, start: int, stop: int) -> npt.NDArray[Any]:

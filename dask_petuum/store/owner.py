@@ -1,0 +1,293 @@
+"""The owner's core: one rank's shard of every table, and who may read it when.
+
+A plain state machine: a message goes in, the replies to send come out. No socket, no time, no
+thread of its own; the caller holds a lock around each call. Every rank pushes exactly one batch a
+clock to every owner (empty where nothing changed), so an owner knows by itself how far each rank
+is: ``fresh``, the number of clocks that *every* rank's batches are in, bounds what it may answer.
+A read that asks for more waits here ("parked"), as in Petuum's servers, and is released by the
+push that it waits for: no message to a third party lies between a push and the reads it allows.
+
+BSP needs two things more. A batch of clock c must not be seen by a slow reader that still asks for
+the values of clock c; and float sums must not depend on arrival. So batches are held until
+all ranks' batches of a clock are there, and are then applied in the order of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dask_petuum.exceptions import ProtocolError
+from dask_petuum.store.codec import Chunk, check_values, chunk_rows, encode_rows
+from dask_petuum.store.identity import Identity
+from dask_petuum.store.layout import Block
+from dask_petuum.store.shard import Shard
+from dask_petuum.store.spec import TableSpec
+
+__all__ = ["FINISHED", "Owner", "Release"]
+
+Array = npt.NDArray[Any]
+Message = Mapping[str, Any]
+Reply = dict[str, Any]
+
+#: Clock of a rank that has ended its last one.
+FINISHED = 2**62
+
+
+@dataclass(frozen=True)
+class Release:
+    """A parked read that can now be answered: ``token`` says whose it is."""
+
+    token: Any
+    reply: Reply
+
+
+@dataclass
+class _Plan:
+    """Rows that a rank declared, in one of this owner's blocks; None: all of the block."""
+
+    shard: Shard
+    rows: Array | None
+
+    @property
+    def n_rows(self) -> int:
+        return self.shard.n_rows if self.rows is None else len(self.rows)
+
+
+@dataclass
+class _Parked:
+    token: Any
+    message: Message
+
+
+@dataclass
+class _Reader:
+    """What the owner knows of one rank."""
+
+    next_clock: int = 0
+    plans: dict[tuple[int, int], _Plan] = field(default_factory=dict)
+    early: dict[int, Message] = field(default_factory=dict)
+    parked: dict[int, _Parked] = field(default_factory=dict)
+
+
+class Owner:
+    """Rows that one rank holds for everybody.
+
+    Parameters
+    ----------
+    identity
+        Whose shard this is; messages of another run or epoch are refused.
+    specs, layout
+        The run's tables and their row blocks.
+    ordered
+        Apply batches clock by clock, in the order of ranks (BSP).
+    incarnation
+        Told in every reply, so that a reply of an earlier life is not taken for one of this.
+    """
+
+    # The mutable state is `_shards` (values and row versions), `_version` and `_readers`;
+    # only push, open and pull change it.
+
+    def __init__(
+        self,
+        identity: Identity,
+        specs: Sequence[TableSpec],
+        layout: Mapping[str, Sequence[Block]],
+        *,
+        ordered: bool = False,
+        incarnation: int = 0,
+    ) -> None:
+        self.run_id = identity.run_id
+        self.rank = identity.rank
+        self.epoch = identity.epoch
+        self.incarnation = incarnation
+        self._ordered = ordered
+        self._specs = {spec.name: spec for spec in specs}
+        self._readers = [_Reader() for _ in range(identity.n_ranks)]
+        self._held: dict[int, dict[int, Message]] = {}
+        self._applied = 0
+        self._version = 0
+        self._interrupted: str | None = None
+        self._shards = {
+            (spec.name, index): Shard(spec, block.start, block.stop)
+            for spec in specs
+            for index, block in enumerate(layout[spec.name])
+            if block.owner == rank
+        }
+
+    def __repr__(self) -> str:
+        clocks = [min(r.next_clock, FINISHED) for r in self._readers]
+        parked = sum(len(r.parked) for r in self._readers)
+        return (
+            f"<Owner rank {self.rank} of run {self.run_id}: {len(self._shards)} blocks, "
+            f"{self.nbytes} bytes, fresh {self.fresh}, clocks {clocks}, parked {parked}>"
+        )
+
+    @property
+    def fresh(self) -> int:
+        """Clocks of which every rank's batches have been applied."""
+        if self._ordered:
+            return self._applied
+        return min(reader.next_clock for reader in self._readers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values held."""
+        return sum(shard.nbytes for shard in self._shards.values())
+
+    def block_values(self, table: str) -> list[tuple[int, Any]]:
+        """Values of this owner's blocks of a table, each with its first row; not copies."""
+        return [
+            (shard.start, shard.values)
+            for (name, _), shard in self._shards.items()
+            if name == table
+        ]
+
+    def push(self, message: Message) -> tuple[Reply, list[Release]]:
+        """Take a rank's batch of one clock; repeated ones are acknowledged again, not applied.
+
+        Raises
+        ------
+        ProtocolError
+            For a batch of another run or epoch, or one that does not fit the tables; nothing has
+            changed then.
+        """
+        reader = self._check_sender(message)
+        clock = int(message["clock"])
+        if clock >= reader.next_clock and clock not in reader.early:
+            for chunk in message["chunks"]:
+                self._check_chunk(reader, chunk)
+            reader.early[clock] = message
+            while reader.next_clock in reader.early:
+                self._accept(message["rank"], reader, reader.early.pop(reader.next_clock))
+            self._apply_complete_clocks()
+        return self._reply(), self._releases()
+
+    def open(self, message: Message, token: Any) -> list[Release]:
+        """Take a rank's access plan; answer, now or later, with the values of its rows."""
+        reader = self._check_sender(message)
+        self._declare(reader, message)
+        return self._answer_or_park(reader, message, token)
+
+    def pull(self, message: Message, token: Any) -> list[Release]:
+        """Answer, now or later, with the rows that changed since ``message["since"]``.
+
+        The answer holds every batch of the clocks before ``need``. A repeated request takes the
+        place of the one before it, which is answered with the status "superseded".
+        """
+        reader = self._check_sender(message)
+        return self._answer_or_park(reader, message, token)
+
+    def interrupt(self, cause: str) -> list[Release]:
+        """End every wait with its cause; later reads are answered with it at once."""
+        self._interrupted = cause
+        return self._releases()
+
+    def _check_sender(self, message: Message) -> _Reader:
+        rank = message["rank"]
+        if message["run"] != self.run_id:
+            raise ProtocolError(f"run {message['run']!r} is not this run, {self.run_id!r}")
+        if message["epoch"] != self.epoch:
+            raise ProtocolError(f"epoch {message['epoch']} is not this epoch, {self.epoch}")
+        if not isinstance(rank, int) or not 0 <= rank < len(self._readers):
+            raise ProtocolError(f"rank {rank!r} is not within 0 .. {len(self._readers) - 1}")
+        return self._readers[rank]
+
+    def _declare(self, reader: _Reader, message: Message) -> None:
+        spec = self._specs.get(message["table"])
+        if spec is None:
+            raise ProtocolError(f"no table {message['table']!r} in run {self.run_id!r}")
+        for index, rows in message["blocks"]:
+            shard = self._shards.get((spec.name, index))
+            if shard is None:
+                raise ProtocolError(f"block {index} of {spec.name!r} is not rank {self.rank}'s")
+            if rows is not None:
+                rows = np.ascontiguousarray(rows, dtype=np.int32)
+                if len(rows) and not 0 <= rows.min() <= rows.max() < shard.n_rows:
+                    raise ProtocolError(f"rows outside block {index} of table {spec.name!r}")
+            reader.plans[message["plan"], index] = _Plan(shard, rows)
+
+    def _check_chunk(self, reader: _Reader, chunk: Chunk) -> None:
+        plan = reader.plans.get((chunk["plan"], chunk["block"]))
+        if plan is None:
+            raise ProtocolError(f"plan {chunk['plan']} has no block {chunk['block']} here")
+        check_values(chunk, plan.shard.spec, plan.n_rows)
+        if chunk["kind"] != "cells":
+            chunk_rows(chunk, plan.n_rows)
+
+    def _accept(self, rank: int, reader: _Reader, message: Message) -> None:
+        clock = reader.next_clock
+        reader.next_clock = FINISHED if message["last"] else clock + 1
+        if self._ordered:
+            self._held.setdefault(clock, {})[rank] = message
+        else:
+            self._apply(reader, message)
+
+    def _apply_complete_clocks(self) -> None:
+        if not self._ordered:
+            return
+        while all(reader.next_clock > self._applied for reader in self._readers):
+            batches = self._held.pop(self._applied, {})
+            for rank in sorted(batches):
+                self._apply(self._readers[rank], batches[rank])
+            if not batches and not self._held:
+                self._applied = FINISHED
+                return
+            self._applied += 1
+
+    def _apply(self, reader: _Reader, message: Message) -> None:
+        self._version += 1
+        for chunk in message["chunks"]:
+            plan = reader.plans[chunk["plan"], chunk["block"]]
+            plan.shard.apply(chunk, plan.rows, self._version)
+
+    def _answer_or_park(self, reader: _Reader, message: Message, token: Any) -> list[Release]:
+        releases = []
+        key = int(message.get("plan", -1))
+        old = reader.parked.pop(key, None)
+        if old is not None:
+            releases.append(Release(old.token, {**self._reply(), "status": "superseded"}))
+        if self._interrupted is None and message["need"] > self.fresh:
+            reader.parked[key] = _Parked(token, message)
+        else:
+            releases.append(Release(token, self._answer(reader, message)))
+        return releases
+
+    def _releases(self) -> list[Release]:
+        released = []
+        for reader in self._readers:
+            for key, parked in list(reader.parked.items()):
+                if self._interrupted is not None or parked.message["need"] <= self.fresh:
+                    del reader.parked[key]
+                    released.append(Release(parked.token, self._answer(reader, parked.message)))
+        return released
+
+    def _answer(self, reader: _Reader, message: Message) -> Reply:
+        if self._interrupted is not None:
+            return {**self._reply(), "status": "interrupted", "cause": self._interrupted}
+        only = message.get("plan")
+        since = -1 if only is not None else int(message["since"])
+        chunks: list[Chunk] = []
+        for (plan_id, index), plan in reader.plans.items():
+            if only is None or plan_id == only:
+                chunks += _changed_rows(plan, since, plan_id, index)
+        return {
+            **self._reply(),
+            "fresh": self.fresh,
+            "own": self._applied if self._ordered else reader.next_clock,
+            "version": self._version,
+            "chunks": chunks,
+        }
+
+    def _reply(self) -> Reply:
+        return {"status": "OK", "incarnation": self.incarnation}
+
+
+def _changed_rows(plan: _Plan, since: int, plan_id: int, index: int) -> list[Chunk]:
+    versions = plan.shard.versions if plan.rows is None else plan.shard.versions[plan.rows]
+    changed = versions > since
+    return list(encode_rows(plan.shard.values, plan.rows, changed, plan_id, index))

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike
 
 from dask_petuum.data.blocks import Matrix, Vector, as_vector
-from dask_petuum.data.kinds import dask_backed, is_dask_frame
+from dask_petuum.data.kinds import dask_backed, is_dask_array, is_dask_frame
 from dask_petuum.data.partition import canonical_piece
 
 __all__ = ["RowChunks", "align_rows", "delayed_pieces", "join_columns", "row_chunks"]
@@ -120,21 +120,26 @@ def delayed_pieces(
     x: RowChunks, y: RowChunks | None, sample_weight: RowChunks | None, dtype: DTypeLike | None
 ) -> list[Any]:
     """Return one ``Delayed`` per row chunk of X, giving ``(X, y, sample_weight)``; see `blocks`."""
-    from dask.base import tokenize
+    from dask.base import optimize, tokenize
     from dask.delayed import Delayed
     from dask.highlevelgraph import HighLevelGraph
 
     wanted = None if dtype is None else np.dtype(dtype)
     values = [None if chunks is None else chunks.values for chunks in (x, y, sample_weight)]
     name = "petuum-piece-" + tokenize(*values, wanted)
-    sources = _optimised_together(values)
-    parts = [_parts(source, x) for source in sources]
+    slots = [number for number, value in enumerate(values) if is_dask_frame(value)]
+    if slots:
+        values.append(_packed([values[slot] for slot in slots]))
+    arrays = [number for number, value in enumerate(values) if is_dask_array(value)]
+    optimised = optimize(*[values[number] for number in arrays], traverse=False)  # type: ignore[no-untyped-call]
+    for number, value in zip(arrays, optimised, strict=True):
+        values[number] = value
+    parts = [_parts(None if number in slots else value, x) for number, value in enumerate(values)]
     layer: dict[Any, Any] = {
-        (name, number): (_make_piece, *row, wanted)
+        (name, number): (_make_piece, list(row), slots, wanted)
         for number, row in enumerate(zip(*parts, strict=True))
     }
-    dependencies: list[Any] = [source for source in sources if dask_backed(source) is not None]
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=dependencies)
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=optimised)
     return [Delayed(key, graph, layer=name) for key in layer]  # type: ignore[no-untyped-call]
 
 
@@ -147,28 +152,41 @@ def join_columns(blocks: list[Any]) -> Any:
     return np.concatenate(blocks, axis=1)
 
 
+def _packed(frames: list[Any]) -> Any:
+    """Return a Dask array, each block of which is the tuple of the frames' partitions.
+
+    Frames are brought together while they are expressions, so that what they share is read once;
+    ``dask.optimize`` of several frames mixes up their keys (dask 2026.8).
+    """
+    first, *others = frames
+    return first.map_partitions(
+        _as_tuple, *others, meta=np.empty((0,), dtype=object), align_dataframes=False
+    )
+
+
+def _as_tuple(*partitions: Any) -> tuple[Any, ...]:
+    return partitions
+
+
 def _make_piece(
-    x: list[Any], y: Any, sample_weight: Any, dtype: np.dtype[Any] | None
+    parts: list[Any], slots: list[int], dtype: np.dtype[Any] | None
 ) -> tuple[Matrix, Vector | None, Vector | None]:
-    """Return one piece; the body of each task."""
-    y, sample_weight = (v[0] if isinstance(v, list) else v for v in (y, sample_weight))
-    return canonical_piece((join_columns(x), y, sample_weight), dtype)
+    """Return one piece; the body of each task.
 
-
-def _optimised_together(values: list[Any]) -> list[Any]:
-    """Return the values with each Dask collection optimised, as one graph for all of them."""
-    from dask.base import optimize
-
-    lazy = [value for value in values if dask_backed(value) is not None]
-    optimised = iter(optimize(*lazy, traverse=False))  # type: ignore[no-untyped-call]
-    return [next(optimised) if dask_backed(value) is not None else value for value in values]
+    ``parts`` holds X, y and the weights of one row chunk: a list of column chunks, a slice of a
+    vector in memory, or None. Those numbered in ``slots`` lie in a tuple after them.
+    """
+    blocks = [join_columns(part) if isinstance(part, list) else part for part in parts]
+    for slot, partition in zip(slots, blocks[3] if slots else (), strict=True):
+        blocks[slot] = partition
+    return canonical_piece((blocks[0], blocks[1], blocks[2]), dtype)
 
 
 def _parts(source: Any, x: RowChunks) -> list[_Part]:
     """Return what stands for ``source`` in the task of each row chunk of X."""
     if source is None:
         return [None] * x.n_chunks
-    if dask_backed(source) is not None:
+    if is_dask_array(source):
         keys = source.__dask_keys__()
         return [row if isinstance(row, list) else [row] for row in keys]
     stops = np.cumsum([int(size) for size in x.sizes])

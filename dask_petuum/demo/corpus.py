@@ -21,7 +21,7 @@ import pkgutil
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -30,7 +30,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["PACKAGES", "Corpus", "clean", "count_words", "read_docstrings", "select"]
+__all__ = ["PACKAGES", "Corpus", "clean", "count_words", "load", "read_docstrings", "select"]
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+StrArray = np.ndarray[Any, np.dtype[np.str_]]
 
 #: packages whose documentation is read, where they are installed
 PACKAGES = (
@@ -75,12 +78,23 @@ class Corpus:
     words
         (n_words,) the vocabulary in the order of the columns.
     sources
-        The packages read, in the order of the documents.
+        The packages read.
+    source_of
+        (n_documents,) int64: number of the document's package in `sources`.
     """
 
     counts: sp.csr_array
-    words: np.ndarray[Any, np.dtype[np.str_]]
+    words: StrArray
     sources: tuple[str, ...]
+    source_of: IntArray
+
+    def hold_out(self, every: int = 20) -> tuple[Corpus, Corpus]:
+        """Split into documents to learn from and every `every`-th one to be scored on."""
+        held = np.arange(self.counts.shape[0]) % every == every - 1
+        return self._take(~held), self._take(held)
+
+    def _take(self, kept: np.ndarray[Any, np.dtype[np.bool_]]) -> Corpus:
+        return Corpus(self.counts[kept], self.words, self.sources, self.source_of[kept])
 
     @property
     def n_tokens(self) -> int:
@@ -183,36 +197,49 @@ def clean(docstring: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def select(docstrings: Iterable[str], min_words: int = 8, max_repeats: int = 20) -> list[list[str]]:
-    """Return the words of every docstring that says enough, and says it for the first time.
+def select(
+    docstrings: Mapping[str, Sequence[str]], min_words: int = 8, max_repeats: int = 20
+) -> tuple[list[list[str]], IntArray]:
+    """Select the docstrings that say enough, and say it for the first time.
 
     Parameters
     ----------
     docstrings
-        As they were read.
+        Package name to its docstrings as they were read.
     min_words
         Documents with fewer words, after stop words, are left out.
     max_repeats
         Lines that stand in more documents than this are form, not subject (headings, tables and
         paragraphs that a package puts everywhere), and are left out.
+
+    Returns
+    -------
+    documents : list
+        Words of every document that is left.
+    source_of : (n_documents,) int64
+        Number of its package, in the order of `docstrings`.
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     dropped = ENGLISH_STOP_WORDS | FORM_WORDS
-    documents = list(dict.fromkeys(tuple(clean(docstring)) for docstring in docstrings))
-    repeats = Counter(line for lines in documents for line in set(lines))
-    selected = []
-    for lines in documents:
+    first: dict[tuple[str, ...], int] = {}
+    for number, texts in enumerate(docstrings.values()):
+        for text in texts:
+            first.setdefault(tuple(clean(text)), number)
+    repeats = Counter(line for lines in first for line in set(lines))
+    documents, source_of = [], []
+    for lines, number in first.items():
         text = " ".join(line for line in lines if repeats[line] <= max_repeats)
         words = [word for word in _WORD.findall(text) if word not in dropped]
         if len(words) >= min_words:
-            selected.append(words)
-    return selected
+            documents.append(words)
+            source_of.append(number)
+    return documents, np.asarray(source_of, dtype=np.int64)
 
 
 def count_words(
     documents: Sequence[Sequence[str]], min_df: int = 10, max_df: float = 0.2
-) -> tuple[sp.csr_array, np.ndarray[Any, np.dtype[np.str_]]]:
+) -> tuple[sp.csr_array, StrArray]:
     """Count words per document.
 
     Parameters
@@ -237,6 +264,6 @@ def count_words(
 def load(packages: Sequence[str] = PACKAGES, n_processes: int = 2) -> Corpus:
     """Read the packages' docstrings and count their words."""
     found = read_docstrings(packages, n_processes)
-    documents = select(text for texts in found.values() for text in texts)
+    documents, source_of = select(found)
     counts, words = count_words(documents)
-    return Corpus(counts, words, tuple(found))
+    return Corpus(counts, words, tuple(found), source_of)

@@ -116,7 +116,7 @@ class Owner:
             (spec.name, index): Shard(spec, block.start, block.stop)
             for spec in specs
             for index, block in enumerate(layout[spec.name])
-            if block.owner == rank
+            if block.owner == self.rank
         }
 
     def __repr__(self) -> str:

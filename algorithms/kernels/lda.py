@@ -70,7 +70,7 @@ def sample_cell(
             weight[k] = (np.float32(n_dk[k]) + alpha[k]) * inverse[k]
         for i in range(begin, end):
             word, old = np.int64(words[i]), np.int64(topics[i])
-            prefetch(n_wk, np.int64(words[min(i + _AHEAD, n_last)]), 0)
+            prefetch(n_wk, np.int64(words[min(i + _AHEAD, n_last)]))
             excess = np.float32(0.0)
             if old >= 0:
                 count = np.float32(n_wk[word, old])

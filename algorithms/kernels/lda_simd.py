@@ -22,10 +22,26 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "draw_topic", "draw_topic_python", "prefetch", "uniform", "uniform_python"]
+__all__ = [
+    "DEPTH",
+    "LANES",
+    "draw_listed",
+    "draw_listed_python",
+    "draw_topic",
+    "draw_topic_python",
+    "find_listed",
+    "find_listed_python",
+    "prefetch",
+    "prepare_word",
+    "prepare_word_python",
+    "uniform",
+    "uniform_python",
+]
 
 #: Topics handled by one vector; rows of counts are padded to a multiple of it.
 LANES = 16
+#: Rows of 16 topics whose lanes are summed into one bucket each by `prepare_word` (a power of 2).
+DEPTH = 8
 
 _I1, _I16, _I32, _I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
@@ -159,19 +175,173 @@ def _draw(
     return signature, codegen
 
 
+def _gather(builder: Any, table: Any, index: Any) -> Any:
+    """Load 16 floats of ``table`` at the 16 indices."""
+    pointers = ir.VectorType(ir.PointerType(_F32), LANES)
+    where = builder.gep(table, [_I32(0)])
+    where.indices, where.type = [index], pointers  # llvmlite's builder knows scalar indices only
+    kind = ir.FunctionType(_LANE_F32, [pointers, _I32, _LANE_MASK, _LANE_F32])
+    name = f"llvm.masked.gather.v{LANES}f32.v{LANES}p0"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    all_lanes = ir.Constant(_LANE_MASK, [1] * LANES)
+    zero = ir.Constant(_LANE_F32, [0.0] * LANES)
+    return builder.call(function, [where, _I32(4), all_lanes, zero])
+
+
+def _accumulate_list(builder: Any, topics: Any, counts: Any, phi: Any, loop_args: Any) -> Any:
+    """Write the lane-wise running sums of count * phi[topic]; return the lane totals."""
+    running, n_rows, old, without = loop_args
+    total = cgutils.alloca_once(builder, _LANE_F32)
+    builder.store(ir.Constant(_LANE_F32, [0.0] * LANES), total)
+    old = _splat(builder, builder.trunc(old, _I32), _LANE_I32)
+    without = _splat(builder, without, _LANE_F32)
+    ones = ir.Constant(_LANE_I32, [1] * LANES)
+    with cgutils.for_range(builder, n_rows) as loop:
+        at = builder.shl(loop.index, _I64(4))
+        topic = builder.load(_lanes_at(builder, topics, at, _LANE_I32), align=4)
+        count = builder.load(_lanes_at(builder, counts, at, _LANE_I32), align=4)
+        is_old = builder.icmp_signed("==", topic, old)
+        count = builder.select(is_old, builder.sub(count, ones), count)
+        factor = builder.select(is_old, without, _gather(builder, phi, topic))
+        value = builder.fmul(builder.sitofp(count, _LANE_F32), factor)
+        value = builder.fadd(builder.load(total), value)
+        builder.store(value, total)
+        builder.store(value, _lanes_at(builder, running, at, _LANE_F32), align=4)
+    return builder.load(total)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
-def _prefetch(typingctx: Any, counts: Any, word: Any, column: Any) -> Any:
-    signature = types.void(counts, types.int64, types.int64)
+def _draw_listed(
+    typingctx: Any,
+    topics: Any,
+    counts: Any,
+    start: Any,
+    n_rows: Any,
+    phi: Any,
+    running: Any,
+    old: Any,
+    without: Any,
+    smooth: Any,
+    share: Any,
+) -> Any:
+    integer, real = types.int64, types.float32
+    signature = types.int64(
+        topics, counts, integer, integer, phi, running, integer, real, real, real
+    )
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        topics, counts, start, n_rows, phi, running, old, without, smooth, share = args
+        kinds = signature.args
+        topics = builder.gep(_data(context, builder, kinds[0], topics, _I32), [start])
+        counts = builder.gep(_data(context, builder, kinds[1], counts, _I32), [start])
+        phi = _data(context, builder, kinds[4], phi, _F32)
+        running = _data(context, builder, kinds[5], running, _F32)
+        loop_args = (running, n_rows, old, without)
+        lanes = _accumulate_list(builder, topics, counts, phi, loop_args)
+        total = builder.extract_element(_prefix_sum(builder, lanes), _I32(LANES - 1))
+        goal = builder.fmul(builder.fadd(total, smooth), share)
+        chosen = cgutils.alloca_once_value(builder, _I64(-1))
+        inside = builder.fcmp_ordered("<", goal, total)
+        with builder.if_else(inside) as (listed, smoothed):
+            with listed:
+                lane, left = _find_lane(builder, lanes, builder.fdiv(goal, total))
+                nothing = (_I64(0), _F32(0.0))
+                row = _find_row(builder, running, lane, left, n_rows, nothing)
+                builder.store(builder.add(builder.shl(row, _I64(4)), lane), chosen)
+            with smoothed:
+                rest = builder.fdiv(builder.fsub(goal, total), smooth)
+                builder.store(rest, running)
+        return builder.load(chosen)
+
+    return signature, codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _find_listed(typingctx: Any, topics: Any, start: Any, n_rows: Any, topic: Any) -> Any:
+    signature = types.int64(topics, types.int64, types.int64, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        topics = builder.gep(_data(context, builder, signature.args[0], args[0], _I32), [args[1]])
+        wanted = _splat(builder, builder.trunc(args[3], _I32), _LANE_I32)
+        found = cgutils.alloca_once_value(builder, _I64(-1))
+        with cgutils.for_range(builder, args[2]) as loop:
+            at = builder.shl(loop.index, _I64(4))
+            lanes = builder.load(_lanes_at(builder, topics, at, _LANE_I32), align=4)
+            bits = builder.bitcast(builder.icmp_signed("==", lanes, wanted), _I16)
+            with builder.if_then(builder.icmp_unsigned("!=", bits, _I16(0)), likely=False):
+                lane = builder.zext(builder.cttz(bits, _I1(1)), _I64)
+                builder.store(builder.add(at, lane), found)
+                loop.do_break()
+        return builder.load(found)
+
+    return signature, codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prepare_word(
+    typingctx: Any,
+    counts: Any,
+    word: Any,
+    inverse: Any,
+    weight: Any,
+    beta: Any,
+    phi: Any,
+    sums: Any,
+) -> Any:
+    signature = types.float32(
+        counts, types.int64, inverse, weight, types.float32, phi, sums
+    )
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         table = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
         width = cgutils.unpack_tuple(builder, table.shape)[1]
-        at = builder.add(builder.mul(args[1], width), args[2])
-        where = builder.gep(builder.bitcast(table.data, ir.PointerType(_I32)), [at])
+        start = builder.mul(args[1], width)
+        row = builder.gep(builder.bitcast(table.data, ir.PointerType(_I32)), [start])
+        inverse, weight, phi, sums = (
+            _data(context, builder, signature.args[j], args[j], _F32) for j in (2, 3, 5, 6)
+        )
+        beta = _splat(builder, args[4], _LANE_F32)
+        zero = ir.Constant(_LANE_F32, [0.0] * LANES)
+        total = cgutils.alloca_once_value(builder, zero)
+        bucket = cgutils.alloca_once_value(builder, zero)
+        with cgutils.for_range(builder, builder.lshr(width, _I64(4))) as loop:
+            at = builder.shl(loop.index, _I64(4))
+            here = builder.mul(builder.udiv(loop.index, _I64(DEPTH)), _I64(LANES))
+            count = builder.load(_lanes_at(builder, row, at, _LANE_I32), align=4)
+            count = builder.fadd(builder.sitofp(count, _LANE_F32), beta)
+            factor = builder.load(_lanes_at(builder, inverse, at, _LANE_F32), align=4)
+            builder.store(
+                builder.fmul(count, factor), _lanes_at(builder, phi, at, _LANE_F32), align=4
+            )
+            factor = builder.load(_lanes_at(builder, weight, at, _LANE_F32), align=4)
+            value = builder.fmul(count, factor)
+            builder.store(builder.fadd(builder.load(total), value), total)
+            first = builder.icmp_unsigned(
+                "==", builder.and_(loop.index, _I64(DEPTH - 1)), _I64(0)
+            )
+            value = builder.fadd(builder.select(first, zero, builder.load(bucket)), value)
+            builder.store(value, bucket)
+            builder.store(value, _lanes_at(builder, sums, here, _LANE_F32), align=4)
+        return builder.extract_element(
+            _prefix_sum(builder, builder.load(total)), _I32(LANES - 1)
+        )
+
+    return signature, codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+    signature = types.void(array, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        table = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
+        step = cgutils.unpack_tuple(builder, table.strides)[0]
+        where = builder.ptrtoint(table.data, _I64)
+        where = builder.add(where, builder.mul(args[1], step))
         byte = ir.PointerType(ir.IntType(8))
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(function, [builder.bitcast(where, byte), _I32(0), _I32(3), _I32(1)])
+        builder.call(function, [builder.inttoptr(where, byte), _I32(0), _I32(3), _I32(1)])
         return context.get_dummy_value()
 
     return signature, codegen
@@ -227,11 +397,70 @@ def draw_topic_python(
     return found * LANES + lane
 
 
-def _no_prefetch(counts: Any, word: int, column: int) -> None:
+def draw_listed_python(
+    topics: Any,
+    counts: Any,
+    start: int,
+    n_rows: int,
+    phi: Any,
+    running: Any,
+    old: int,
+    without: Any,
+    smooth: Any,
+    share: Any,
+) -> int:
+    """Say what `draw_listed` does, in numpy float32, in the same order of sums."""
+    part = slice(start, start + n_rows * LANES)
+    is_old = topics[part] == old
+    value = (counts[part] - is_old).astype(np.float32)
+    value *= np.where(is_old, np.float32(without), phi[topics[part]])
+    rows = np.cumsum(value.reshape(-1, LANES), axis=0, dtype=np.float32)
+    lanes = rows[-1].copy() if n_rows else np.zeros(LANES, np.float32)
+    for shift in (1, 2, 4, 8):
+        lanes = lanes + np.concatenate([np.zeros(shift, np.float32), lanes[:-shift]])
+    total = lanes[-1]
+    goal = (total + np.float32(smooth)) * np.float32(share)
+    if not goal < total:
+        running[0] = (goal - total) / np.float32(smooth)
+        return -1
+    goal = total * (goal / total)
+    lane = min(int(np.sum(lanes <= goal)), LANES - 1)
+    left = goal - (lanes[lane - 1] if lane else np.float32(0))
+    return int(np.sum(rows[:-1, lane] <= left)) * LANES + lane
+
+
+def find_listed_python(topics: Any, start: int, n_rows: int, topic: int) -> int:
+    """Find the first place of ``topic`` in ``n_rows`` rows of 16 from ``start``, or -1."""
+    at = np.flatnonzero(topics[start : start + n_rows * LANES] == topic)
+    return int(at[0]) if len(at) else -1
+
+
+def prepare_word_python(
+    counts: Any, word: int, inverse: Any, weight: Any, beta: Any, phi: Any, sums: Any
+) -> np.float32:
+    """Fill phi and the bucket sums of (count + beta) * weight; return their total."""
+    n = counts.shape[1]
+    count = counts[word].astype(np.float32) + np.float32(beta)
+    phi[:n] = count * inverse[:n]
+    value = (count * weight[:n]).reshape(-1, LANES)
+    for first in range(0, len(value), DEPTH):
+        at = first // DEPTH * LANES
+        sums[at : at + LANES] = np.cumsum(value[first : first + DEPTH], axis=0)[-1]
+    lanes = np.cumsum(value, axis=0, dtype=np.float32)[-1]
+    for shift in (1, 2, 4, 8):
+        lanes = lanes + np.concatenate([np.zeros(shift, np.float32), lanes[:-shift]])
+    return np.float32(lanes[-1])
+
+
+def _no_prefetch(array: Any, index: int) -> None:
     """Do nothing: what a prefetch means to a program."""
 
 
 if numba.config.DISABLE_JIT:
+    draw_listed, find_listed = draw_listed_python, find_listed_python
     draw_topic, prefetch, uniform = draw_topic_python, _no_prefetch, uniform_python
+    prepare_word = prepare_word_python
 else:
+    draw_listed, find_listed = _draw_listed, _find_listed
     draw_topic, prefetch, uniform = _draw, _prefetch, _uniform
+    prepare_word = _prepare_word

@@ -22,7 +22,7 @@ from sklearn.utils import check_array
 
 from dask_petuum.data.kinds import is_pandas_frame, is_pandas_series, is_xarray
 
-__all__ = ["Matrix", "Vector", "as_matrix", "as_vector", "as_weights", "read_only"]
+__all__ = ["Matrix", "Vector", "as_matrix", "as_vector", "as_weights", "csr_of", "read_only"]
 
 Vector: TypeAlias = NDArray[Any]
 Matrix: TypeAlias = "NDArray[Any] | sp.csr_array[Any]"
@@ -39,8 +39,8 @@ def as_matrix(x: Any, dtype: DTypeLike | None = None, *, any_layout: bool = Fals
         ndarray, array-like, scipy.sparse of any format, pandas DataFrame or xarray.DataArray in
         memory; 2-d.
     dtype
-        Wanted type of the values, None to keep them (but for the widenings named above). A type
-        that cannot hold a value exactly is refused if it is an integer one.
+        Wanted type of the values, None to keep them (but for the widenings named above). An
+        integer type must hold every value exactly, a floating one to its precision.
     any_layout
         Leave the layout of a dense block and the order of a sparse row's indices as they are,
         for a caller who will cut rows first.
@@ -108,8 +108,21 @@ def read_only(values: Matrix) -> Matrix:
     """Return a view that cannot be written through; no copy."""
     if isinstance(values, np.ndarray):
         return _locked(values)
-    parts = (_locked(values.data), _locked(values.indices), _locked(values.indptr))
-    return sp.csr_array(parts, shape=values.shape)
+    data, indices, indptr = values.data, values.indices, values.indptr
+    return csr_of(_locked(data), _locked(indices), _locked(indptr), values.shape)
+
+
+def csr_of(
+    data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], shape: tuple[int, int]
+) -> sp.csr_array[Any]:
+    """Return a csr_array over these very buffers.
+
+    Its constructor copies a buffer that is a view of less than half of another one
+    (``scipy.sparse._sputils._prune_array``), which every slice of rows is.
+    """
+    csr = sp.csr_array(shape, dtype=data.dtype)
+    csr.data, csr.indices, csr.indptr = data, indices, indptr
+    return csr
 
 
 def _locked(values: NDArray[Any]) -> NDArray[Any]:
@@ -137,10 +150,11 @@ def _as_csr(x: Any, dtype: DTypeLike | None, *, any_layout: bool) -> sp.csr_arra
         raise ValueError(f"Expected 2D input, got input with shape {x.shape}.")
     if x.dtype.kind == "c":
         raise ValueError("Complex data not supported\n")
-    csr = x if x.format == "csr" else x.tocsr()
+    if not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))  # scipy itself fails on some of these
+    given = x if x.format == "csr" else x.tocsr()
     # A new object over the same buffers: scipy caches flags on the one that it is asked about.
-    data, indices, indptr = csr.data, csr.indices, csr.indptr
-    csr = sp.csr_array((data, *_narrow(indices, indptr, x.shape)), shape=x.shape)
+    csr = csr_of(given.data, *_narrow(given.indices, given.indptr, x.shape), x.shape)
     if not any_layout and not csr.has_canonical_format:
         csr = csr.copy()
         csr.sum_duplicates()
@@ -164,8 +178,13 @@ def _cast(values: NDArray[Any], dtype: DTypeLike | None) -> NDArray[Any]:
     wanted = _readable(values.dtype) if dtype is None else np.dtype(dtype)
     if values.dtype == wanted:
         return values
-    with np.errstate(invalid="ignore"):
-        result = values.astype(wanted, order="C")
+    try:
+        with np.errstate(invalid="ignore", over="raise"):
+            result = values.astype(wanted, order="C")
+    except FloatingPointError:
+        raise ValueError(
+            f"X cannot be held as {wanted}: it has values beyond {np.finfo(wanted).max}."
+        ) from None
     if wanted.kind in "iu" and not np.can_cast(values.dtype, wanted, "safe"):
         lost = np.flatnonzero((result != values).ravel())
         if len(lost):

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import DTypeLike, NDArray
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_consistent_length
 
-from dask_petuum.data.blocks import Matrix, Vector, as_matrix, as_vector, as_weights
+from dask_petuum.data.blocks import Matrix, Vector, as_matrix, as_vector, as_weights, csr_of
 from dask_petuum.data.chunks import RowChunks, align_rows, delayed_pieces, row_chunks
 from dask_petuum.data.kinds import (
     dask_backed,
@@ -254,14 +253,14 @@ def _slice_rows(x: Matrix, start: int, stop: int) -> Matrix:
     indptr = x.indptr[start : stop + 1]
     if first:
         indptr = indptr - first
-    return sp.csr_array(
-        (x.data[first:last], x.indices[first:last], indptr), shape=(stop - start, x.shape[1])
-    )
+    shape = (stop - start, int(x.shape[1]))
+    return csr_of(x.data[first:last], x.indices[first:last], indptr, shape)
 
 
 def _warn_of_column(y: Any) -> None:
     """Warn, as scikit-learn does, of a y with a column; it is taken as 1-d."""
-    if getattr(y, "ndim", 1) == 2:
+    shape: tuple[Any, ...] = getattr(y, "shape", ())
+    if len(shape) == 2 and shape[1] == 1:
         warnings.warn(
             "A column-vector y was passed when a 1d array was expected. Please change the shape "
             "of y to (n_samples, ), for example using ravel().",

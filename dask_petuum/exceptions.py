@@ -39,7 +39,15 @@ class RunError(PetuumError):
 
 
 class RankError(RunError):
-    """The user's function raised in a rank; the message carries that rank's traceback."""
+    """The user's function raised in a rank; the message carries that rank's traceback.
+
+    The function's own exception is the ``__cause__``.
+    """
+
+    def __init__(self, text: str, rank: int = -1) -> None:
+        super().__init__(text)
+        #: The rank in which it happened.
+        self.rank = rank
 
 
 class RankLostError(RunError):

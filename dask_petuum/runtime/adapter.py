@@ -1,0 +1,143 @@
+"""Every name of ``distributed`` that is not a documented interface, in this one file.
+
+Handlers of servers (``handlers``, ``stream_handlers``) are how Dask's own P2P shuffle talks from
+worker to worker; they are not promised to stay. Checked with distributed 2026.8.
+
+Two rules of theirs that cost a worker its life if they are broken: an exception in a *stream*
+handler closes the worker, so those given here are wrapped to log instead; and an operation that
+the other side does not know is answered with None, so a reply counts only with a status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+from distributed.comm import CommClosedError
+from distributed.protocol.serialize import to_serialize
+
+from dask_petuum.exceptions import TransportError
+
+__all__ = [
+    "add_handlers",
+    "call_scheduler",
+    "call_worker",
+    "cast_to_scheduler",
+    "cast_to_workers",
+    "broadcast",
+    "on_loop",
+    "remove_handlers",
+    "spawn",
+    "wait_on_loop",
+    "wrap_array",
+]
+
+logger = logging.getLogger(__name__)
+Handler = Callable[..., Any]
+T = TypeVar("T")
+
+
+def wrap_array(array: Any) -> Any:
+    """Mark an array to travel as a frame of its own: no pickle, no copy."""
+    return to_serialize(array)
+
+
+def add_handlers(
+    server: Any, calls: Mapping[str, Handler], casts: Mapping[str, Handler] | None = None
+) -> None:
+    """Let a scheduler or worker answer calls (with a reply) and casts (one way)."""
+    server.handlers.update(calls)
+    for name, handler in (casts or {}).items():
+        server.stream_handlers[name] = _total(name, handler)
+
+
+def remove_handlers(server: Any, calls: Iterable[str], casts: Iterable[str] = ()) -> None:
+    """Undo :func:`add_handlers`."""
+    for name in calls:
+        server.handlers.pop(name, None)
+    for name in casts:
+        server.stream_handlers.pop(name, None)
+
+
+async def call_worker(worker: Any, address: str, operation: str, **message: Any) -> dict[str, Any]:
+    """Call another worker's handler.
+
+    Raises
+    ------
+    TransportError
+        Where the peer cannot be reached, or its answer carries no status.
+    """
+    try:
+        reply = await getattr(worker.rpc(address), operation)(**message)
+    except (OSError, CommClosedError) as error:
+        raise TransportError(f"worker {address} cannot be reached: {error}") from error
+    return _checked(reply, operation, address)
+
+
+async def call_scheduler(node: Any, operation: str, **message: Any) -> dict[str, Any]:
+    """Call the scheduler's handler from a worker or a client; as :func:`call_worker`."""
+    try:
+        reply = await getattr(node.scheduler, operation)(**message)
+    except (OSError, CommClosedError) as error:
+        raise TransportError(f"the scheduler cannot be reached: {error}") from error
+    return _checked(reply, operation, "scheduler")
+
+
+def cast_to_scheduler(worker: Any, operation: str, **message: Any) -> None:
+    """Send one message to the scheduler, without a reply. Call on the worker's event loop."""
+    worker.batched_send({"op": operation, **message})
+
+
+def cast_to_workers(
+    scheduler: Any, addresses: Iterable[str], operation: str, **message: Any
+) -> None:
+    """Send one message to each worker, without a reply. Call on the scheduler's event loop."""
+    scheduler.send_all({}, {address: [{"op": operation, **message}] for address in addresses})
+
+
+async def broadcast(
+    scheduler: Any, addresses: Iterable[str], operation: str, **message: Any
+) -> dict[str, Any]:
+    """Call a handler of several workers from the scheduler; workers that are gone are left out."""
+    known = [address for address in addresses if address in scheduler.workers]
+    replies: dict[str, Any] = await scheduler.broadcast(
+        msg={"op": operation, **message}, workers=known, on_error="return"
+    )
+    return replies
+
+
+def on_loop(node: Any, function: Callable[..., Any], *args: Any) -> None:
+    """Run a function soon on the event loop of a worker, from any thread."""
+    loop: asyncio.AbstractEventLoop = node.loop.asyncio_loop
+    loop.call_soon_threadsafe(function, *args)
+
+
+def spawn(node: Any, coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine soon on the event loop of a worker, from any thread."""
+    asyncio.run_coroutine_threadsafe(coroutine, node.loop.asyncio_loop)
+
+
+def wait_on_loop(node: Any, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the event loop of a worker and wait for it, from another thread."""
+    return asyncio.run_coroutine_threadsafe(coroutine, node.loop.asyncio_loop).result()
+
+
+def _checked(reply: Any, operation: str, address: str) -> dict[str, Any]:
+    if not isinstance(reply, dict) or "status" not in reply:
+        raise TransportError(
+            f"{address} gave no proper answer to {operation!r} (got {type(reply).__name__}); "
+            "is dask_petuum armed there?"
+        )
+    return reply
+
+
+def _total(name: str, handler: Handler) -> Handler:
+    def total(**message: Any) -> None:
+        try:
+            handler(**message)
+        except Exception:  # noqa: BLE001 - an exception here would close the worker
+            logger.exception("Exception while handling %s", name)
+
+    return total

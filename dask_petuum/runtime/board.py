@@ -1,0 +1,130 @@
+"""What the scheduler knows of one run: who takes part, how far each is, why it ended. Pure.
+
+A plain state machine without I/O; :mod:`dask_petuum.runtime.scheduler_plugin` wires it to Dask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Board", "Failure"]
+
+#: Records kept for a client that has not asked for a while.
+MAX_RECORDS = 100_000
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run ended without its result: kind is "error", "lost" or "interrupt"."""
+
+    kind: str
+    rank: int
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for a message."""
+        return {"kind": self.kind, "rank": self.rank, "text": self.text}
+
+
+@dataclass
+class Board:
+    """One run.
+
+    Parameters
+    ----------
+    run_id, client
+        Whose run this is.
+    addresses
+        Worker of each rank.
+    slack
+        Clocks by which ranks may be apart.
+    """
+
+    # The mutable state is everything below `slack`; only the scheduler's event loop changes it.
+
+    run_id: str
+    client: str
+    addresses: Sequence[str]
+    slack: int = 0
+    joined: set[int] = field(default_factory=set)
+    finished: set[int] = field(default_factory=set)
+    clocks: list[int] = field(default_factory=list)
+    status: dict[int, dict[str, Any]] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    failure: Failure | None = None
+    stop_clock: int | None = None
+
+    def __post_init__(self) -> None:
+        self.clocks = [0] * len(self.addresses)
+
+    @property
+    def min_clock(self) -> int:
+        """Clocks that the slowest rank has ended."""
+        return min(self.clocks)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every rank has joined."""
+        return len(self.joined) == len(self.addresses)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.failure is not None or len(self.finished) == len(self.addresses)
+
+    def join(self, rank: int) -> None:
+        """Note that a rank's shard and handlers are there."""
+        self.joined.add(rank)
+
+    def finish(self, rank: int) -> None:
+        """Note that a rank has ended its last clock."""
+        self.finished.add(rank)
+
+    def report(self, rank: int, clock: int, status: dict[str, Any]) -> None:
+        """Note a rank's clock; late reports never take it back."""
+        if clock >= self.clocks[rank]:
+            self.clocks[rank] = clock
+            self.status[rank] = status
+
+    def add_record(self, record: dict[str, Any]) -> None:
+        """Keep a finished clock's record for the client."""
+        if len(self.records) < MAX_RECORDS:
+            self.records.append(record)
+
+    def fail(self, failure: Failure) -> bool:
+        """Note why the run cannot end well; the first cause stays. True if this is the first."""
+        if self.ended:
+            return False
+        self.failure = failure
+        return True
+
+    def lose_worker(self, address: str) -> bool:
+        """Note that a worker is gone; True if the run cannot go on."""
+        if address not in self.addresses:
+            return False
+        rank = list(self.addresses).index(address)
+        if rank in self.finished and self.ended:
+            return False
+        text = (
+            f"rank {rank} of run {self.run_id} was lost with its worker {address} "
+            f"in clock {self.clocks[rank]}"
+        )
+        return self.fail(Failure("lost", rank, text))
+
+    def stop(self) -> int:
+        """Choose the clock at which all ranks end: the first that none of them has passed."""
+        if self.stop_clock is None:
+            self.stop_clock = max(self.clocks) + self.slack + 1
+        return self.stop_clock
+
+    def view(self, since: int) -> dict[str, Any]:
+        """What a client that has ``since`` records is told."""
+        return {
+            "records": self.records[since:],
+            "clocks": list(self.clocks),
+            "ranks": {str(rank): status for rank, status in self.status.items()},
+            "ended": self.ended,
+            "failure": None if self.failure is None else self.failure.to_dict(),
+        }

@@ -1,0 +1,190 @@
+"""The client's part of a run: start its ranks, follow them, collect what they leave, free it all.
+
+All traffic of the client goes to the scheduler (calls, and tasks that read shards), never to a
+worker: behind a gateway it could not be reached.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from distributed import Client, Future
+
+from dask_petuum.exceptions import RankError, RankLostError, RunError, RunInterruptedError
+from dask_petuum.runtime import adapter
+from dask_petuum.runtime.rank import read_shard, run_rank
+from dask_petuum.runtime.spec import RunSpec
+
+__all__ = ["ClusterRun", "new_run_id"]
+
+#: Called with each finished clock's record; True asks the run to end.
+OnRecord = Callable[[dict[str, Any]], bool]
+#: Called with the clocks of the ranks and their statistics whenever there is news.
+OnStatus = Callable[[Sequence[int], dict[str, Any]], None]
+
+
+def new_run_id() -> str:
+    """A name for a run, unique on any cluster."""
+    return uuid.uuid4().hex[:16]
+
+
+@dataclass
+class ClusterRun:
+    """One run on a cluster.
+
+    Parameters
+    ----------
+    client
+        Connected to the cluster.
+    spec
+        What every rank is told.
+    """
+
+    client: Client
+    spec: RunSpec
+    interrupted: bool = False
+
+    def execute(
+        self,
+        function: Callable[[Any, Sequence[Any]], Any],
+        pieces: Sequence[Sequence[Any]],
+        on_record: OnRecord | None = None,
+        on_status: OnStatus | None = None,
+        soft_interrupt: bool = False,
+    ) -> list[tuple[Any, dict[str, Any]]]:
+        """Run ``function(ctx, pieces[rank])`` in every rank; results and statistics by rank.
+
+        Parameters
+        ----------
+        soft_interrupt
+            After Ctrl-C let the ranks end at a common clock and return their results with
+            ``interrupted`` set; a second Ctrl-C (or False here) ends them where they are.
+
+        Raises
+        ------
+        RankError, RankLostError, RunInterruptedError
+            Why there is no result.
+        """
+        self._create()
+        futures = [
+            self.client.submit(
+                run_rank,
+                self.spec,
+                rank,
+                function,
+                list(pieces[rank]),
+                key=f"petuum-rank-{self.spec.run_id}-{rank}",
+                workers=[address],
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+            )
+            for rank, address in enumerate(self.spec.addresses)
+        ]
+        try:
+            self._follow(on_record, on_status, soft_interrupt)
+            results: list[tuple[Any, dict[str, Any]]] = self.client.gather(futures)
+            return results
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._stop(hard=True)
+            self._explain(error, futures)
+            raise
+        finally:
+            for future in futures:
+                future.release()
+
+    def table(self, name: str) -> Any:
+        """Read a table after the run: an array, or a ``csr_array`` of a sparse table."""
+        futures = [
+            self.client.submit(
+                read_shard, self.spec.run_id, name, workers=[address], pure=False, priority=10
+            )
+            for address in self.spec.addresses
+        ]
+        blocks = sorted(
+            (block for shard in self.client.gather(futures) for block in shard),
+            key=lambda block: block[0],
+        )
+        values = [block for _, block in blocks]
+        if sp.issparse(values[0]):
+            return sp.csr_array(sp.vstack(values, format="csr"))
+        return np.concatenate(values) if len(values) > 1 else values[0]
+
+    def close(self) -> None:
+        """Free what the run holds on the scheduler and the workers."""
+        if self.client.status == "running":
+            self._call("petuum_close_run")
+
+    def _create(self) -> None:
+        reply = self._call(
+            "petuum_create_run",
+            client=self.client.id,
+            addresses=list(self.spec.addresses),
+            slack=self.spec.consistency.high,
+        )
+        if reply["status"] != "OK":
+            raise RankLostError(reply["text"])
+
+    def _follow(
+        self, on_record: OnRecord | None, on_status: OnStatus | None, soft_interrupt: bool
+    ) -> None:
+        since, stopping = 0, False
+        while True:
+            try:
+                news = self._call("petuum_watch", since=since)
+                if news["status"] != "OK":
+                    raise RunError(news["text"])
+                if on_status is not None:
+                    on_status(news["clocks"], news["ranks"])
+                for record in news["records"]:
+                    wants_end = on_record is not None and on_record(record)
+                    if wants_end and not stopping:
+                        stopping = True
+                        self._stop(hard=False)
+                since += len(news["records"])
+            except KeyboardInterrupt:
+                if self.interrupted or not soft_interrupt:
+                    raise
+                self.interrupted = stopping = True
+                self._stop(hard=False)
+                continue
+            if news["ended"]:
+                if news["failure"] is not None:
+                    raise _error_of(news["failure"])
+                return
+
+    def _stop(self, hard: bool) -> None:
+        if self.client.status == "running":
+            self._call("petuum_stop", hard=hard)
+
+    def _explain(self, error: BaseException, futures: Sequence[Future]) -> None:
+        """Let the error that the user's function raised be the cause of the run's."""
+        if isinstance(error, RankError):
+            failed = futures[error.rank]
+            cause = failed.exception(timeout=10)
+            if isinstance(cause, BaseException):
+                error.__cause__ = cause
+        self.client.cancel(list(futures), force=True)
+
+    def _call(self, operation: str, **message: Any) -> dict[str, Any]:
+        reply: dict[str, Any] = self.client.sync(
+            adapter.call_scheduler, self.client, operation, run_id=self.spec.run_id, **message
+        )
+        return reply
+
+
+def _error_of(failure: dict[str, Any]) -> RunError:
+    if failure["kind"] == "lost":
+        return RankLostError(failure["text"])
+    if failure["kind"] == "error":
+        last = failure["text"].strip().splitlines()[-1]
+        return RankError(
+            f"rank {failure['rank']} raised {last}\n\n{failure['text']}", failure["rank"]
+        )
+    return RunInterruptedError(failure["text"])

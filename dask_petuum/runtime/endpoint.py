@@ -1,0 +1,225 @@
+"""One rank's connection to the store: sends what its core says, waits until the core is ready.
+
+The rank's thread calls ``open_view``, ``clock`` and ``finish``; replies come on the event loop.
+Neither may hold up the other: the rank's thread encodes for milliseconds under the core's lock, so
+a reply that finds the lock taken is left in a queue, and whoever releases the lock looks there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dask_petuum.exceptions import ProtocolError, RunError, RunInterruptedError, TransportError
+from dask_petuum.runtime.owner_service import OwnerService
+from dask_petuum.store.consistency import AutoStaleness, Consistency
+from dask_petuum.store.rank import Open, Pull, Push, RankCore
+from dask_petuum.store.view import StoreView
+from dask_petuum.transport import Reply, Transport
+
+__all__ = ["Endpoint"]
+
+#: Tries of one message before its run ends; the scheduler mostly knows of a lost worker before.
+MAX_TRIES = 8
+#: Pause before the second try, seconds; doubled with each further one.
+FIRST_PAUSE = 0.05
+
+Effect = Open | Pull | Push
+
+
+class Endpoint:
+    """A rank's side of the store, with its own shard beside it.
+
+    Parameters
+    ----------
+    core
+        The rank's state machine.
+    own
+        The owner of this rank's shard: reached by a call, not by a message.
+    transport
+        To the other ranks.
+    consistency
+        For the bound, where it moves by itself.
+    """
+
+    # The mutable state is `_core` (under `_lock`), `_replies` and `_cause`.
+
+    def __init__(
+        self, core: RankCore, own: OwnerService, transport: Transport, consistency: Consistency
+    ) -> None:
+        self._core = core
+        self._own = own
+        self._transport = transport
+        self._lock = threading.Lock()
+        self._replies: deque[tuple[Effect, Reply | Exception]] = deque()
+        self._changed = threading.Event()
+        self._cause: Exception | None = None
+        self._waiting_opens: dict[int, set[int]] = {}
+        self._auto = AutoStaleness(consistency.low, consistency.high)
+        self._clock_started = time.perf_counter()
+        self.stop_clock: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Endpoint of {self._core!r}>"
+
+    @property
+    def clock_index(self) -> int:
+        """Clocks that this rank has ended."""
+        return self._core.clock
+
+    @property
+    def statistics(self) -> Any:
+        """Counts of this rank's part of the store."""
+        return self._core.statistics
+
+    def open_view(
+        self, name: str, rows: Sequence[int] | None, read_my_writes: bool
+    ) -> StoreView:
+        """Declare rows and wait for their values."""
+        self._raise_if_interrupted()
+        with self._lock:
+            view, opens = self._core.open_view(name, rows, read_my_writes)
+            self._waiting_opens[view.plan] = {effect.owner for effect in opens}
+        self._send(opens)
+        self._wait(lambda: not self._waiting_opens[view.plan])
+        return view
+
+    def clock(self, barrier: bool = False) -> float:
+        """End the clock; wait until the views are fresh enough; return the seconds waited."""
+        self._raise_if_interrupted()
+        with self._lock:
+            effects = self._core.end_clock(barrier=barrier)
+        self._send(effects)
+        started = time.perf_counter()
+        self._wait(self._ready_and_installed)
+        now = time.perf_counter()
+        waited = now - started
+        self._core.statistics.waited += waited
+        self._core.bound = self._auto.record(now - self._clock_started, waited)
+        self._clock_started = now
+        return waited
+
+    def finish(self) -> None:
+        """End this rank's last clock and wait until every owner has its increments."""
+        self._raise_if_interrupted()
+        with self._lock:
+            effects = self._core.end_clock(last=True)
+        self._send(effects)
+        self._wait(lambda: self._core.unacknowledged == 0)
+
+    def interrupt(self, cause: Exception) -> None:
+        """End every wait with its cause; from any thread."""
+        if self._cause is None:
+            self._cause = cause
+        self._own.interrupt(str(cause))
+        self._changed.set()
+
+    def close(self) -> None:
+        """Stop sending."""
+        self._transport.close()
+
+    def _ready_and_installed(self) -> bool:
+        if not self._core.ready():
+            return False
+        self._core.install()
+        return True
+
+    def _wait(self, done: Any) -> None:
+        """Wait until ``done()``, asked under the lock; every wait ends when the run does."""
+        while True:
+            self._changed.clear()
+            with self._lock:
+                effects = self._handle_replies()
+                finished = done()
+            self._send(effects)
+            self._drain()
+            if finished:
+                return
+            self._raise_if_interrupted()
+            self._changed.wait()
+
+    def _raise_if_interrupted(self) -> None:
+        if self._cause is not None:
+            raise self._cause
+
+    def _send(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            if effect.owner == self._core.rank:
+                self._call_own(effect)
+        for effect in effects:
+            if effect.owner != self._core.rank:
+                self._call(effect, 1)
+
+    def _call_own(self, effect: Effect) -> None:
+        handle = getattr(self._own, _OPERATIONS[type(effect)])
+        handle(effect.message, lambda reply: self._post(effect, reply))
+
+    def _call(self, effect: Effect, tries: int) -> None:
+        def on_reply(reply: Reply | Exception) -> None:
+            if isinstance(reply, TransportError) and tries < MAX_TRIES and self._cause is None:
+                pause = FIRST_PAUSE * 2 ** (tries - 1)
+                timer = threading.Timer(pause, self._call, (effect, tries + 1))
+                timer.daemon = True
+                timer.start()
+            else:
+                self._post(effect, reply)
+
+        operation = "petuum_" + _OPERATIONS[type(effect)]
+        self._transport.call(effect.owner, operation, effect.message, on_reply)
+
+    def _post(self, effect: Effect, reply: Reply | Exception) -> None:
+        self._replies.append((effect, reply))
+        self._drain()
+
+    def _drain(self) -> None:
+        while self._replies:
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                effects = self._handle_replies()
+            finally:
+                self._lock.release()
+            self._changed.set()
+            self._send(effects)
+
+    def _handle_replies(self) -> list[Effect]:
+        effects: list[Effect] = []
+        while self._replies:
+            effect, reply = self._replies.popleft()
+            try:
+                effects += self._handle(effect, reply)
+            except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
+                self._cause = self._cause or error
+        return effects
+
+    def _handle(self, effect: Effect, reply: Reply | Exception) -> Sequence[Effect]:
+        if isinstance(reply, Exception):
+            raise reply
+        status = reply["status"]
+        if status == "superseded":
+            return []
+        if status == "interrupted":
+            raise RunInterruptedError(reply["cause"])
+        if status == "refused":
+            raise ProtocolError(f"rank {effect.owner} refused a message: {reply['text']}")
+        if status != "OK":
+            raise RunError(f"rank {effect.owner} answered {status!r}: {reply.get('text')}")
+        return self._accept(effect, reply)
+
+    def _accept(self, effect: Effect, reply: Reply) -> Sequence[Effect]:
+        if isinstance(effect, Push):
+            self._core.on_pushed(effect.owner, effect.message["clock"])
+            return []
+        if isinstance(effect, Pull):
+            return self._core.on_answer(effect.owner, reply)
+        plan: int = effect.message["plan"]
+        if effect.owner in self._waiting_opens[plan]:
+            self._core.on_opened(effect.owner, self._core.view_of(plan), reply)
+            self._waiting_opens[plan].discard(effect.owner)
+        return []
+
+
+_OPERATIONS: Mapping[type, str] = {Open: "open", Pull: "pull", Push: "push"}

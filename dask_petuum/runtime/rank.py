@@ -1,0 +1,187 @@
+"""One rank of a run on a cluster: a long-running Dask task, and what it gives to its program."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from distributed import get_worker, secede
+
+from dask_petuum.data import Partition
+from dask_petuum.exceptions import RunInterruptedError
+from dask_petuum.runtime import adapter
+from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.endpoint import Endpoint
+from dask_petuum.runtime.local import partition_seed
+from dask_petuum.runtime.program import Record
+from dask_petuum.runtime.spec import RunSpec
+from dask_petuum.runtime.threads import Threads
+from dask_petuum.runtime.version import PLUGIN_NAME
+from dask_petuum.store.view import StoreView
+
+__all__ = ["RankContext", "read_shard", "run_rank"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: Least time between two reports of a rank's clock to the scheduler, seconds.
+REPORT_SECONDS = 0.02
+
+
+class RankContext:
+    """A rank of a run on a cluster; see :class:`dask_petuum.runtime.context.Context`."""
+
+    def __init__(
+        self, spec: RunSpec, rank: int, endpoint: Endpoint, threads: Threads, worker: Any
+    ) -> None:
+        self.rank = rank
+        self.n_ranks = len(spec.addresses)
+        self._spec = spec
+        self._endpoint = endpoint
+        self._threads = threads
+        self._worker = worker
+        self._read_my_writes = True
+        self._reported = 0.0
+
+    def __repr__(self) -> str:
+        return f"<RankContext {self.rank} of {self.n_ranks}, clock {self.clock_index}>"
+
+    @property
+    def clock_index(self) -> int:
+        """Clocks that this rank has ended."""
+        return self._endpoint.clock_index
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that ``map`` uses."""
+        return self._threads.n_threads
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the clock has come at which the run was asked to end."""
+        stop = self._endpoint.stop_clock
+        return stop is not None and self.clock_index >= stop
+
+    def defer_increments(self) -> None:
+        """From here on, views show increments from the next clock on unless they ask otherwise."""
+        self._read_my_writes = False
+
+    def table(self, name: str) -> _RankTable:
+        """Look up a table of the run."""
+        return _RankTable(self._endpoint, name, self._read_my_writes)
+
+    def clock(self) -> None:
+        """End this rank's step; wait until the views are fresh enough."""
+        self._endpoint.clock()
+        self._tell()
+
+    def barrier(self) -> None:
+        """End this rank's step; wait for every rank's increments up to here."""
+        self._endpoint.clock(barrier=True)
+        self._tell(now=True)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Call a function (that releases the GIL) on each item in the rank's threads, in order."""
+        return self._threads.map(function, items)
+
+    def seed(self, partition: Partition) -> np.random.SeedSequence:
+        """Seed for (run, partition, clock)."""
+        return partition_seed(self._spec.seed, partition.index, self.clock_index)
+
+    def statistics(self) -> dict[str, float]:
+        """This rank's statistics since the last call."""
+        out: dict[str, float] = self._endpoint.statistics.since_last()
+        return out
+
+    def report(self, record: Record) -> None:
+        """Send a finished clock's record to the client, by way of the scheduler."""
+        self._cast("petuum-record", run_id=self._spec.run_id, record=record)
+
+    def _tell(self, now: bool = False) -> None:
+        """Report this rank's clock."""
+        moment = time.perf_counter()
+        if not now and moment - self._reported < REPORT_SECONDS:
+            return
+        self._reported = moment
+        state = self._endpoint.statistics.summary()
+        self._cast(
+            "petuum-clock",
+            run_id=self._spec.run_id,
+            rank=self.rank,
+            clock=self.clock_index,
+            state=state,
+        )
+
+    def _cast(self, operation: str, **message: Any) -> None:
+        adapter.on_loop(self._worker, _cast, self._worker, operation, message)
+
+
+class _RankTable:
+    """A table of the run."""
+
+    def __init__(self, endpoint: Endpoint, name: str, read_my_writes: bool) -> None:
+        self._endpoint = endpoint
+        self._name = name
+        self._read_my_writes = read_my_writes
+
+    def view(
+        self, rows: Sequence[int] | Array | None = None, *, read_my_writes: bool | None = None
+    ) -> StoreView:
+        """Declare the rows that the rank will use."""
+        own = self._read_my_writes if read_my_writes is None else read_my_writes
+        return self._endpoint.open_view(self._name, rows, own)
+
+
+def run_rank(
+    spec: RunSpec, rank: int, function: Callable[[Any, Sequence[Any]], Any], pieces: Sequence[Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Be one rank of a run: the body of a long-running task.
+
+    Returns
+    -------
+    what ``function(ctx, pieces)`` returned, and this rank's statistics.
+    """
+    worker = get_worker()
+    secede()
+    try:
+        endpoint = worker.plugins[PLUGIN_NAME].start_run(spec, rank)
+        _join(worker, spec, rank)
+        with Threads(spec.n_threads or worker.state.nthreads) as threads:
+            ctx = RankContext(spec, rank, endpoint, threads, worker)
+            result = function(ctx, pieces)
+        endpoint.finish()
+        _ask(worker, "petuum_finish", run_id=spec.run_id, rank=rank)
+    except RunInterruptedError:
+        raise
+    except BaseException:
+        text = traceback.format_exc()
+        _ask(worker, "petuum_fail", run_id=spec.run_id, rank=rank, text=text)
+        raise
+    return result, endpoint.statistics.to_dict()
+
+
+def read_shard(run_id: str, table: str) -> list[tuple[int, Any]]:
+    """Read this worker's blocks of a table: the body of a task."""
+    blocks: list[tuple[int, Any]] = get_worker().plugins[PLUGIN_NAME].shard(run_id, table)
+    return blocks
+
+
+def _join(worker: Any, spec: RunSpec, rank: int) -> None:
+    reply = _ask(worker, "petuum_join", run_id=spec.run_id, rank=rank)
+    if reply["status"] != "OK":
+        raise RunInterruptedError(reply["text"])
+
+
+def _ask(worker: Any, operation: str, **message: Any) -> dict[str, Any]:
+    """Call the scheduler from a task's thread, and wait."""
+    reply: dict[str, Any] = adapter.wait_on_loop(
+        worker, adapter.call_scheduler(worker, operation, **message)
+    )
+    return reply
+
+
+def _cast(worker: Any, operation: str, message: dict[str, Any]) -> None:
+    adapter.cast_to_scheduler(worker, operation, **message)

@@ -1,0 +1,214 @@
+"""The scheduler's part: which workers are armed, which runs there are, and how each is doing.
+
+Holds no table and runs no user code. One plugin per cluster; runs come and go by calls. It keeps
+the vector clock of each run (ranks report every clock, one way), parks the ranks' joining until
+all are there, tells every rank at once when a run fails, and answers the client's long polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from distributed import Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from dask_petuum.runtime import adapter
+from dask_petuum.runtime.board import Board, Failure
+from dask_petuum.runtime.version import PLUGIN_NAME, version
+
+__all__ = ["PetuumScheduler"]
+
+logger = logging.getLogger(__name__)
+
+#: Longest wait of a client's poll before it is answered with "nothing new", seconds.
+POLL_SECONDS = 20.0
+
+
+class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
+    """Keeps the runs of a cluster together."""
+
+    name = PLUGIN_NAME
+    idempotent = True
+
+    # The mutable state is `_boards`, `_changed` and `_workers`; only the scheduler's event loop
+    # changes them.
+
+    def __init__(self) -> None:
+        self._boards: dict[str, Board] = {}
+        self._changed: dict[str, asyncio.Event] = {}
+        self._workers: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<PetuumScheduler {version()}: workers {len(self._workers)}, runs {self._boards}>"
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Add the handlers."""
+        self._scheduler = scheduler
+        self._calls = {
+            "petuum_hello": self.hello,
+            "petuum_status": self.status,
+            "petuum_create_run": self.create_run,
+            "petuum_join": self.join,
+            "petuum_finish": self.finish,
+            "petuum_fail": self.fail,
+            "petuum_watch": self.watch,
+            "petuum_stop": self.stop,
+            "petuum_close_run": self.close_run,
+            "petuum_uninstall": self.uninstall,
+        }
+        self._casts = {"petuum-clock": self.report, "petuum-record": self.add_record}
+        adapter.add_handlers(scheduler, self._calls, self._casts)
+
+    async def hello(self, address: str, version: str) -> dict[str, Any]:
+        """Note an armed worker and its version."""
+        self._workers[address] = version
+        return {"status": "OK"}
+
+    async def status(self) -> dict[str, Any]:
+        """Tell versions and runs."""
+        return {
+            "status": "OK",
+            "version": version(),
+            "workers": dict(self._workers),
+            "runs": {run_id: board.view(len(board.records)) for run_id, board in self._boards.items()},
+        }
+
+    async def create_run(
+        self, run_id: str, client: str, addresses: Sequence[str], slack: int
+    ) -> dict[str, Any]:
+        """Begin a run on the given workers, one rank each."""
+        missing = [a for a in addresses if a not in self._scheduler.workers]
+        if missing:
+            return {"status": "lost", "text": f"workers {missing} are gone"}
+        self._boards[run_id] = Board(run_id, client, list(addresses), slack)
+        self._changed[run_id] = asyncio.Event()
+        return {"status": "OK"}
+
+    async def join(self, run_id: str, rank: int) -> dict[str, Any]:
+        """Note that a rank is ready; answered when all are (or the run has failed)."""
+        board = self._boards.get(run_id)
+        if board is None:
+            return {"status": "gone", "text": f"there is no run {run_id}"}
+        board.join(rank)
+        self._notify(run_id)
+        while not board.complete and board.failure is None and run_id in self._boards:
+            await self._wait(run_id, None)
+        if board.failure is not None:
+            return {"status": "failed", "text": board.failure.text}
+        return {"status": "OK"}
+
+    async def finish(self, run_id: str, rank: int) -> dict[str, Any]:
+        """Note that a rank has ended well."""
+        board = self._boards.get(run_id)
+        if board is not None:
+            board.finish(rank)
+            self._notify(run_id)
+        return {"status": "OK"}
+
+    async def fail(self, run_id: str, rank: int, text: str) -> dict[str, Any]:
+        """Note a rank's error and end the run in all the others."""
+        self._fail(run_id, Failure("error", rank, text))
+        return {"status": "OK"}
+
+    def report(
+        self, run_id: str, rank: int, clock: int, state: dict[str, Any], **extra: Any
+    ) -> None:
+        """Note a rank's clock (one way)."""
+        board = self._boards.get(run_id)
+        if board is not None:
+            board.report(rank, clock, state)
+
+    def add_record(self, run_id: str, record: dict[str, Any], **extra: Any) -> None:
+        """Note a finished clock's record (one way)."""
+        board = self._boards.get(run_id)
+        if board is not None:
+            board.add_record(record)
+            self._notify(run_id)
+
+    async def watch(self, run_id: str, since: int) -> dict[str, Any]:
+        """Tell the client what is new; waits for news, but not for ever."""
+        board = self._boards.get(run_id)
+        if board is None:
+            return {"status": "gone", "text": f"there is no run {run_id}"}
+        if len(board.records) <= since and not board.ended:
+            await self._wait(run_id, POLL_SECONDS)
+        return {"status": "OK", **board.view(since)}
+
+    async def stop(self, run_id: str, hard: bool) -> dict[str, Any]:
+        """Let all ranks end: at a common clock, or (hard) wherever they wait."""
+        board = self._boards.get(run_id)
+        if board is None:
+            return {"status": "gone", "text": f"there is no run {run_id}"}
+        if hard:
+            self._fail(run_id, Failure("interrupt", -1, f"run {run_id} was interrupted"))
+        else:
+            self._cast(board, "petuum-stop", clock=board.stop())
+        return {"status": "OK"}
+
+    async def close_run(self, run_id: str) -> dict[str, Any]:
+        """Forget a run, here and on its workers."""
+        board = self._boards.pop(run_id, None)
+        changed = self._changed.pop(run_id, None)
+        if changed is not None:
+            changed.set()
+        if board is not None:
+            await adapter.broadcast(
+                self._scheduler, board.addresses, "petuum_close", run_id=run_id
+            )
+        return {"status": "OK"}
+
+    async def uninstall(self) -> dict[str, Any]:
+        """Remove the handlers; the client unregisters the plugins."""
+        for run_id in list(self._boards):
+            await self.close_run(run_id)
+        adapter.remove_handlers(self._scheduler, self._calls, self._casts)
+        return {"status": "OK"}
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """End the runs that had a rank there."""
+        self._workers.pop(worker, None)
+        for run_id, board in self._boards.items():
+            if board.lose_worker(worker):
+                self._announce_failure(run_id, board)
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """End and forget the runs of a client that is gone."""
+        for run_id, board in list(self._boards.items()):
+            if board.client == client:
+                self._fail(run_id, Failure("interrupt", -1, f"the client of run {run_id} is gone"))
+                scheduler._ongoing_background_tasks.call_soon(self.close_run, run_id)
+
+    def _fail(self, run_id: str, failure: Failure) -> None:
+        board = self._boards.get(run_id)
+        if board is not None and board.fail(failure):
+            self._announce_failure(run_id, board)
+
+    def _announce_failure(self, run_id: str, board: Board) -> None:
+        assert board.failure is not None
+        logger.info("Run %s ends: %s", run_id, board.failure.text)
+        self._cast(board, "petuum-interrupt", cause=board.failure.text)
+        self._notify(run_id)
+
+    def _cast(self, board: Board, operation: str, **message: Any) -> None:
+        adapter.cast_to_workers(
+            self._scheduler, board.addresses, operation, run_id=board.run_id, **message
+        )
+
+    def _notify(self, run_id: str) -> None:
+        """Wake everybody who waits for news of a run."""
+        event = self._changed.get(run_id)
+        if event is not None:
+            self._changed[run_id] = asyncio.Event()
+            event.set()
+
+    async def _wait(self, run_id: str, timeout: float | None) -> None:
+        event = self._changed.get(run_id)
+        if event is None:
+            return
+        try:
+            await asyncio.wait_for(event.wait(), timeout)
+        except TimeoutError:
+            return

@@ -1,0 +1,205 @@
+"""The worker's part: its shards of every run, and the handlers through which others reach them.
+
+One plugin per worker process, for its whole life; runs come by tasks (one long-running task per
+rank) and go by a call of the scheduler. Small messages are handled on the event loop; big ones in
+one thread of their own, in kernels that release the GIL, so that the loop only moves frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from distributed import Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from dask_petuum.exceptions import RunInterruptedError, TransportError
+from dask_petuum.runtime import adapter
+from dask_petuum.runtime.endpoint import Endpoint
+from dask_petuum.runtime.owner_service import OwnerService
+from dask_petuum.runtime.spec import RunSpec
+from dask_petuum.runtime.version import PLUGIN_NAME, version
+from dask_petuum.store.layout import plan_layout
+from dask_petuum.store.owner import Owner
+from dask_petuum.store.rank import RankCore
+from dask_petuum.transport.dask_comms import DaskTransport, pack
+
+__all__ = ["PetuumWorker", "WorkerNode"]
+
+logger = logging.getLogger(__name__)
+
+#: Messages and shards up to this size are handled on the event loop, bytes: 0.1 ms of a memcpy,
+#: less than the way to another thread and back.
+INLINE_BYTES = 2**20
+
+
+class WorkerNode:
+    """A Dask worker, as the transport sees it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def call(self, address: str, operation: str, message: Any) -> Mapping[str, Any]:
+        """Call another worker's handler."""
+        return await adapter.call_worker(self._worker, address, operation, message=message)
+
+    def cast(self, operation: str, message: Mapping[str, Any]) -> None:
+        """Send one message to the scheduler."""
+        adapter.cast_to_scheduler(self._worker, operation, **message)
+
+    def spawn(self, coroutine: Any) -> None:
+        """Run a coroutine soon on the event loop."""
+        adapter.spawn(self._worker, coroutine)
+
+    def soon(self, function: Any, *args: Any) -> None:
+        """Run a function soon on the event loop."""
+        adapter.on_loop(self._worker, function, *args)
+
+    def wrap(self, array: Any) -> Any:
+        """Mark an array to travel as a frame of its own."""
+        return adapter.wrap_array(array)
+
+
+class _RankRun:
+    """What a worker has of one run: a shard, and the rank's endpoint."""
+
+    def __init__(self, owner: Owner, service: OwnerService, endpoint: Endpoint) -> None:
+        self.owner = owner
+        self.service = service
+        self.endpoint = endpoint
+
+
+class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
+    """Holds this worker's shards."""
+
+    name = PLUGIN_NAME
+    idempotent = True
+
+    # The mutable state is `_runs`; tasks add to it and the event loop takes away, one dict
+    # operation each.
+
+    def __repr__(self) -> str:
+        return f"<PetuumWorker {version()}: runs {sorted(getattr(self, '_runs', {}))}>"
+
+    async def setup(self, worker: Worker) -> None:
+        """Add the handlers and tell the scheduler."""
+        self._worker = worker
+        self._runs: dict[str, _RankRun] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="petuum-owner")
+        self._calls: dict[str, Callable[..., Any]] = {
+            "petuum_push": self.push,
+            "petuum_pull": self.pull,
+            "petuum_open": self.open,
+            "petuum_close": self.close_run,
+        }
+        self._casts: dict[str, Callable[..., Any]] = {
+            "petuum-interrupt": self.interrupt,
+            "petuum-stop": self.stop,
+        }
+        adapter.add_handlers(worker, self._calls, self._casts)
+        await adapter.call_scheduler(
+            worker, "petuum_hello", address=worker.address, version=version()
+        )
+
+    def teardown(self, worker: Worker) -> None:
+        """Remove the handlers; end what still runs here."""
+        adapter.remove_handlers(worker, self._calls, self._casts)
+        for run_id in list(self._runs):
+            self.interrupt(run_id, f"worker {worker.address} is closing")
+        self._runs.clear()
+        self._pool.shutdown(wait=False)
+
+    def start_run(self, spec: RunSpec, rank: int) -> Endpoint:
+        """Make this rank's shard and endpoint; from the rank's task."""
+        layout = plan_layout(spec.tables, len(spec.addresses))
+        identity = spec.identity(rank)
+        owner = Owner(identity, spec.tables, layout, ordered=spec.consistency.ordered)
+        before = self._runs.get(spec.after) if spec.after is not None else None
+        if before is not None:
+            owner.adopt(before.owner)
+        service = OwnerService(owner)
+        core = RankCore(identity, spec.tables, layout, spec.consistency)
+        transport = DaskTransport(WorkerNode(self._worker), spec.addresses)
+        endpoint = Endpoint(core, service, transport, spec.consistency)
+        self._runs[spec.run_id] = _RankRun(owner, service, endpoint)
+        return endpoint
+
+    def shard(self, run_id: str, table: str) -> list[tuple[int, Any]]:
+        """Copies of this worker's blocks of a table, each with its first row."""
+        return self._runs[run_id].service.block_values(table)
+
+    async def push(self, message: Mapping[str, Any]) -> Any:
+        """Take another rank's batch."""
+        return await self._serve("push", message, sum(map(_chunk_bytes, message["chunks"])))
+
+    async def pull(self, message: Mapping[str, Any]) -> Any:
+        """Answer another rank's read."""
+        return await self._serve("pull", message, None)
+
+    async def open(self, message: Mapping[str, Any]) -> Any:
+        """Take another rank's access plan."""
+        return await self._serve("open", message, None)
+
+    async def close_run(self, run_id: str) -> dict[str, Any]:
+        """Free what this worker has of a run."""
+        run = self._runs.pop(run_id, None)
+        if run is not None:
+            run.endpoint.interrupt(RunInterruptedError(f"run {run_id} was closed"))
+            run.endpoint.close()
+        return {"status": "OK"}
+
+    def interrupt(self, run_id: str, cause: str) -> None:
+        """End every wait of a run with its cause (one way)."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.endpoint.interrupt(RunInterruptedError(cause))
+
+    def stop(self, run_id: str, clock: int) -> None:
+        """Let this worker's rank end at the given clock (one way)."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.endpoint.stop_clock = clock
+
+    async def _serve(self, operation: str, message: Mapping[str, Any], size: int | None) -> Any:
+        run = self._runs.get(message["run"])
+        if run is None:
+            return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
+        handle = getattr(run.service, operation)
+        answered = _Answer(asyncio.get_running_loop())
+        if (run.service.nbytes if size is None else size) <= INLINE_BYTES:
+            handle(message, answered)
+        else:
+            await answered.loop.run_in_executor(self._pool, handle, message, answered)
+        reply = await answered.future
+        return pack(reply, adapter.wrap_array)
+
+
+class _Answer:
+    """A callback that can be called in any thread, and awaited on the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+        self._thread = threading.get_ident()
+
+    def __call__(self, reply: Mapping[str, Any]) -> None:
+        if threading.get_ident() == self._thread:
+            self._set(reply)
+            return
+        try:
+            self.loop.call_soon_threadsafe(self._set, reply)
+        except RuntimeError as error:
+            raise TransportError("the worker's event loop is closed") from error
+
+    def _set(self, reply: Mapping[str, Any]) -> None:
+        if not self.future.done():
+            self.future.set_result(reply)
+
+
+def _chunk_bytes(chunk: Mapping[str, Any]) -> int:
+    return sum(value.nbytes for value in chunk.values() if isinstance(value, np.ndarray))

@@ -1,0 +1,158 @@
+"""Checks of an estimator's input, in memory or lazy, and lazy predictions.
+
+In memory, scikit-learn's own checks apply. Of a Dask collection only what is known without
+computing is checked at once (columns, their names); the values are checked piece by piece where
+they lie, in ``fit`` before the run starts, in a lazy prediction when it is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from dask_petuum.data import open_dataset
+from dask_petuum.data.kinds import dask_backed, is_dask_frame
+
+__all__ = [
+    "check_rows",
+    "check_values",
+    "check_weights",
+    "float_dtype",
+    "map_rows",
+    "rows_to_apply",
+]
+
+FLOATS = [np.float64, np.float32]
+
+
+def check_rows(estimator: Any, X: Any, y: Any = None, *, reset: bool, min_rows: int = 1) -> Any:
+    """Check the rows of ``fit`` (``reset=True``) or of later calls; learn or compare the columns.
+
+    Returns
+    -------
+    X as float32 or float64, dense in C order or CSR; a Dask collection as it was given.
+
+    Raises
+    ------
+    ValueError
+        In scikit-learn's words.
+    """
+    if dask_backed(X) is None:
+        return validate_data(
+            estimator,
+            X,
+            **({} if y is None else {"y": y, "multi_output": False}),
+            accept_sparse="csr",
+            dtype=FLOATS,
+            order="C",
+            reset=reset,
+            accept_large_sparse=True,
+            ensure_min_samples=min_rows,
+            skip_check_array=False,
+        )
+    dataset = open_dataset(X)
+    if reset:
+        if dataset.n_features is not None:
+            estimator.n_features_in_ = dataset.n_features
+        if dataset.feature_names is not None:
+            estimator.feature_names_in_ = dataset.feature_names
+        elif hasattr(estimator, "feature_names_in_"):
+            del estimator.feature_names_in_
+        return X
+    if dataset.n_features is not None and dataset.n_features != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {dataset.n_features} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input."
+        )
+    known = getattr(estimator, "feature_names_in_", None)
+    given = dataset.feature_names
+    if known is not None and given is not None and not np.array_equal(known, given):
+        raise ValueError(
+            "The feature names should match those that were passed during fit: "
+            f"expected {list(known)[:5]}, got {list(given)[:5]}."
+        )
+    return X
+
+
+def check_values(X: Any, y: Any, sample_weight: Any) -> None:
+    """Refuse NaN, infinity and negative weights; called on each piece where it lies."""
+    check_array(X, accept_sparse="csr", dtype=None, ensure_min_samples=0, input_name="X")
+    if sample_weight is not None:
+        check_weights(sample_weight)
+
+
+def check_weights(sample_weight: NDArray[Any]) -> None:
+    """Refuse weights that are not finite or negative, naming the first."""
+    bad = np.flatnonzero(~(np.isfinite(sample_weight) & (sample_weight >= 0)))
+    if len(bad):
+        raise ValueError(
+            f"sample_weight must be finite and >= 0, got {sample_weight[bad[0]]} in row {bad[0]}"
+        )
+
+
+def float_dtype(X: Any) -> np.dtype[Any]:
+    """Type in which rows are kept: float32 if they are, else float64."""
+    given = dask_backed(X)
+    if is_dask_frame(given):
+        kinds = set(given.dtypes)
+        return np.dtype(np.float32 if kinds == {np.dtype(np.float32)} else np.float64)
+    dtype = getattr(X, "dtype", None)
+    return np.dtype(np.float32 if dtype == np.float32 else np.float64)
+
+
+def rows_to_apply(estimator: Any, X: Any) -> tuple[Any, bool]:
+    """Check that the estimator is fitted and X has its columns; X, and whether it is lazy."""
+    check_is_fitted(estimator)
+    X = check_rows(estimator, X, reset=False)
+    given = dask_backed(X)
+    return (X, False) if given is None else (given, True)
+
+
+def map_rows(
+    collection: Any, function: Callable[[Any], Any], n_columns: int | None, dtype: Any
+) -> Any:
+    """Apply a picklable function to the rows of a Dask collection, lazily.
+
+    Parameters
+    ----------
+    collection
+        Dask array or DataFrame.
+    function
+        Called with each block's rows (ndarray or scipy.sparse), after a check of their values;
+        gives an array with one entry (or row) for each.
+    n_columns
+        Columns of the result, None where it is 1-d.
+
+    Returns
+    -------
+    dask.array.Array; nothing has been computed.
+    """
+    if is_dask_frame(collection):
+        collection = collection.to_dask_array()
+    if collection.numblocks[1] > 1:
+        collection = collection.rechunk({1: -1})
+    apply = _Apply(function)
+    if n_columns is None:
+        return collection.map_blocks(
+            apply, drop_axis=1, dtype=dtype, meta=np.empty((0,), dtype=dtype)
+        )
+    return collection.map_blocks(
+        apply,
+        chunks=(collection.chunks[0], (n_columns,)),
+        dtype=dtype,
+        meta=np.empty((0, n_columns), dtype=dtype),
+    )
+
+
+class _Apply:
+    """A function on checked rows."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def __call__(self, block: Any) -> Any:
+        return self.function(check_array(block, accept_sparse="csr", dtype=FLOATS, order="C"))

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "algorithms": {"base", "results", "runtime", "store", "data", "lazy", "jit"},
     "readers": set(),
     "environment": {"runtime"},
-    "demo": {"", "environment"},
+    "demo": {"", "runtime"},
     "cli": {"", "readers", "environment", "demo"},
     "": {"algorithms", "runtime", "store"},  # dask_petuum/__init__.py: lazy names
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["RELEVANCE", "Progress", "Topic", "progress", "topics"]
+__all__ = ["RELEVANCE", "Progress", "Topic", "progress", "rate", "topics"]
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -132,3 +132,14 @@ def progress(history: Sequence[dict[str, float]]) -> Progress:
         np.array([record["time"] for record in told], dtype=np.float64),
         np.array([record["log_likelihood"] for record in told], dtype=np.float64),
     )
+
+
+def rate(history: Sequence[dict[str, float]], n_tokens: int) -> float:
+    """Return tokens a second between the first clock and the last; nan for fewer than two.
+
+    The first clock is left out: it may hold the compilation of the kernels.
+    """
+    if len(history) < 2:
+        return float("nan")
+    seconds = history[-1]["time"] - history[0]["time"]
+    return n_tokens * (len(history) - 1) / seconds if seconds > 0 else float("nan")

@@ -88,9 +88,25 @@ def _probe() -> types.FunctionType:
         except metadata.PackageNotFoundError:
             return None
 
-    probe.__module__ = "__main__"
-    probe.__qualname__ = "probe"
-    return probe  # type: ignore[return-value]
+    return _sent_whole(probe)
+
+
+def _installed_probe() -> types.FunctionType:
+    """A function that tells a scheduler's plugin is there, without asking the plugin."""
+    name = PLUGIN_NAME
+
+    def probe(dask_scheduler: Any) -> bool:
+        return name in dask_scheduler.plugins
+
+    return _sent_whole(probe)
+
+
+def _sent_whole(function: Any) -> types.FunctionType:
+    """Let cloudpickle send a function by value: it does so for what is not in a module."""
+    function.__module__ = "__main__"
+    function.__qualname__ = function.__name__
+    sent: types.FunctionType = function
+    return sent
 
 
 def _workers(client: Client) -> list[str]:
@@ -99,13 +115,14 @@ def _workers(client: Client) -> list[str]:
 
 def _armed_workers(client: Client) -> dict[str, str] | None:
     """Workers that said hello; None where the scheduler has no plugin."""
-    reply: Mapping[str, Any] | None = client.sync(_status, client)
-    return None if reply is None else dict(reply["workers"])
+    if not client.run_on_scheduler(_installed_probe()):
+        return None
+    reply: Mapping[str, Any] = client.sync(_status, client)
+    return dict(reply["workers"])
 
 
-async def _status(client: Client) -> Mapping[str, Any] | None:
-    reply = await client.scheduler.petuum_status()
-    return reply if isinstance(reply, dict) and reply.get("status") == "OK" else None
+async def _status(client: Client) -> Mapping[str, Any]:
+    return await adapter.call_scheduler(client, "petuum_status")
 
 
 def _wait_for_hello(client: Client, there: list[str]) -> dict[str, str]:
@@ -113,8 +130,7 @@ def _wait_for_hello(client: Client, there: list[str]) -> dict[str, str]:
 
     async def wait() -> dict[str, str]:
         for _ in range(50):
-            reply = await _status(client)
-            armed: dict[str, str] = dict(reply["workers"]) if reply else {}
+            armed: dict[str, str] = dict((await _status(client))["workers"])
             if set(there) <= set(armed):
                 return armed
             await asyncio.sleep(0.1)

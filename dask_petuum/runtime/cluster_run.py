@@ -49,6 +49,11 @@ class ClusterRun:
     spec: RunSpec
     interrupted: bool = False
 
+    @property
+    def table_names(self) -> list[str]:
+        """Names of the run's tables."""
+        return [table.name for table in self.spec.tables]
+
     def execute(
         self,
         function: Callable[[Any, Sequence[Any]], Any],

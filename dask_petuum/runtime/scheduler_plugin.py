@@ -73,7 +73,9 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "status": "OK",
             "version": version(),
             "workers": dict(self._workers),
-            "runs": {run_id: board.view(len(board.records)) for run_id, board in self._boards.items()},
+            "runs": {
+                run_id: board.view(len(board.records)) for run_id, board in self._boards.items()
+            },
         }
 
     async def create_run(
@@ -155,9 +157,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         if changed is not None:
             changed.set()
         if board is not None:
-            await adapter.broadcast(
-                self._scheduler, board.addresses, "petuum_close", run_id=run_id
-            )
+            await adapter.broadcast(self._scheduler, board.addresses, "petuum_close", run_id=run_id)
         return {"status": "OK"}
 
     async def uninstall(self) -> dict[str, Any]:

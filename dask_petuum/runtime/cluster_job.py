@@ -1,0 +1,145 @@
+"""A job on the workers of a Dask cluster: partitions stay there, programs run beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
+from typing import Any, TypeVar
+
+from distributed import Client, Future, wait
+
+from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
+from dask_petuum.runtime.arm import arm
+from dask_petuum.runtime.cluster_data import homes_of, put_pieces
+from dask_petuum.runtime.cluster_run import ClusterRun, new_run_id
+from dask_petuum.runtime.job import Check, Job, RunOptions, RunResult
+from dask_petuum.runtime.loop import LoopPlan, RankResult, metrics_table, run_loop
+from dask_petuum.runtime.placement import place_partitions
+from dask_petuum.runtime.program import DataParallelProgram
+from dask_petuum.runtime.spec import RunSpec
+from dask_petuum.store.consistency import Consistency
+
+__all__ = ["ClusterJob"]
+
+R = TypeVar("R")
+
+
+class ClusterJob(Job):
+    """A job on a cluster: one rank per worker that has partitions.
+
+    Parameters
+    ----------
+    client
+        Connected to the cluster, which is armed where it is not.
+    dataset
+        What ``fit`` was given. Dask partitions stay on their workers where the balance of their
+        nonzeros allows it; data in this process is cut into one piece per worker and sent.
+    check
+        Called with each piece where it lies.
+    dtype
+        Type that the partitions' values get (None: as they are).
+    n_jobs
+        Threads of each rank; None: those of its worker.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        dataset: Dataset,
+        *,
+        check: Check | None = None,
+        dtype: Any = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self._client = client
+        self._n_threads = n_jobs if n_jobs is not None and n_jobs > 0 else None
+        workers = sorted(arm(client))
+        if not dataset.is_lazy:
+            dataset = dataset.split(min(len(workers), dataset.n_rows or 1))
+        pieces = put_pieces(client, dataset.pieces(), workers)
+        self.sizes: Sequence[PieceSize] = client.gather(
+            client.map(partial(measure, check=check), pieces, pure=False)
+        )
+        self._addresses = tuple(workers[: len(pieces)])
+        self._ranks = place_partitions(
+            [size.nnz for size in self.sizes],
+            homes_of(client, pieces, self._addresses),
+            len(self._addresses),
+        )
+        starts = [0, *accumulate(size.n_rows for size in self.sizes)]
+        self._partitions: list[Future] = [
+            client.submit(
+                to_partition,
+                piece,
+                index,
+                starts[index],
+                dtype,
+                workers=[self._address(index)],
+                pure=False,
+            )
+            for index, piece in enumerate(pieces)
+        ]
+        wait(self._partitions)
+
+    def __repr__(self) -> str:
+        return f"<ClusterJob: {len(self.sizes)} partitions on {len(self._addresses)} ranks>"
+
+    def map(self, function: Callable[[Partition], R]) -> list[R]:
+        """Call a function on each partition, in its rank's worker."""
+        futures = [
+            self._client.submit(function, part, workers=[self._address(index)], pure=False)
+            for index, part in enumerate(self._partitions)
+        ]
+        results: list[R] = self._client.gather(futures)
+        return results
+
+    def run(self, program: DataParallelProgram, options: RunOptions) -> RunResult:
+        """Run a program in all ranks."""
+        consistency = Consistency.parse(options.consistency, options.staleness)
+        plan = LoopPlan(options.max_clocks, consistency.high)
+        tables = (*program.tables(), metrics_table(program, plan))
+        spec = RunSpec(
+            new_run_id(), self._addresses, tables, consistency, options.seed, self._n_threads
+        )
+        by_rank: list[list[Future]] = [[] for _ in self._addresses]
+        for part, rank in zip(self._partitions, self._ranks, strict=True):
+            by_rank[rank].append(part)
+        run = ClusterRun(self._client, spec)
+        try:
+            results = run.execute(
+                partial(_loop, program, plan),
+                by_rank,
+                on_record=options.monitor,
+                soft_interrupt=True,
+            )
+            values = {table.name: run.table(table.name) for table in tables[:-1]}
+        finally:
+            run.close()
+        return _merged([result for result, _ in results], values, run.interrupted)
+
+    def close(self) -> None:
+        """Let go of the partitions."""
+        for future in self._partitions:
+            future.release()
+        self._partitions = []
+
+    def _address(self, index: int) -> str:
+        return self._addresses[self._ranks[index]]
+
+
+def _loop(
+    program: DataParallelProgram, plan: LoopPlan, ctx: Any, partitions: Sequence[Partition]
+) -> RankResult:
+    return run_loop(ctx, program, partitions, plan)
+
+
+def _merged(results: Sequence[RankResult], tables: Any, interrupted: bool) -> RunResult:
+    outputs = {index: state for result in results for index, state in result.outputs.items()}
+    return RunResult(
+        tables=tables,
+        outputs=[outputs[index] for index in sorted(outputs)],
+        history=list(results[0].history),
+        n_clocks=min(result.n_clocks for result in results),
+        stopped_by="interrupt" if interrupted else results[0].stopped_by,
+    )

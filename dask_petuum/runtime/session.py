@@ -1,0 +1,265 @@
+"""The plain interface: tables, and a function of one's own that runs in every rank.
+
+::
+
+    with petuum.connect(client) as ps:
+        ps.create_table("w", shape=(1000, 10), dtype="f4")
+        results = ps.run(train, partitions, consistency="essp", staleness=1)
+        w = ps.table("w").to_numpy()
+
+The same program runs in this process (one rank) and on a Dask cluster (one rank per worker).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from dask_petuum.exceptions import TableError
+from dask_petuum.results import table_to_xarray
+from dask_petuum.runtime.local import LocalContext
+from dask_petuum.runtime.pieces import given_pieces, join_pieces
+from dask_petuum.runtime.threads import Threads, count_threads
+from dask_petuum.runtime.where import find_client
+from dask_petuum.store.consistency import Consistency
+from dask_petuum.store.local import LocalTable
+from dask_petuum.store.spec import TableSpec, UpdateRule
+
+__all__ = ["LocalSession", "Session", "SessionTable", "connect", "disarm"]
+
+RankFunction = Callable[[Any, Any], Any]
+
+
+class SessionTable:
+    """A table of a session, as the caller sees it: whole, between runs."""
+
+    def __init__(self, session: Session, spec: TableSpec) -> None:
+        self._session = session
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"<table {self.spec.name!r} {self.spec.shape} {self.spec.dtype}>"
+
+    def to_numpy(self) -> Any:
+        """Read all values: ndarray (n_rows, n_cols); of a sparse table, a ``csr_array``."""
+        return self._session._read(self.spec)
+
+    def to_xarray(self) -> Any:
+        """Read all values, labelled: ``xarray.DataArray`` with the table's dims and coords."""
+        return table_to_xarray(self.spec, self.to_numpy())
+
+
+class Session(ABC):
+    """Tables that live from ``connect`` to the end of its ``with`` block, and runs over them."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, TableSpec] = {}
+        #: Per rank of the last run: bytes, rows, seconds waited, histogram of staleness.
+        self.statistics: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def create_table(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        dtype: Any = "float32",
+        *,
+        init: Any = 0,
+        dims: tuple[str, str] = ("row", "column"),
+        coords: Mapping[str, Sequence[Any]] | None = None,
+        sparse: bool = False,
+        rule: UpdateRule | None = None,
+        staleness: int | None = None,
+    ) -> SessionTable:
+        """Create a table; see :class:`dask_petuum.store.spec.TableSpec` for the parameters.
+
+        Raises
+        ------
+        TableError
+            For a name that is taken, or anything that cannot be.
+        """
+        if name in self._specs:
+            raise TableError(f"there is a table {name!r} already")
+        spec = TableSpec(
+            name,
+            shape,
+            dtype,
+            init=init,
+            dims=dims,
+            coords=coords or {},
+            sparse=sparse,
+            rule=rule or UpdateRule(),
+            staleness=staleness,
+        )
+        self._add(spec)
+        self._specs[name] = spec
+        return SessionTable(self, spec)
+
+    def table(self, name: str) -> SessionTable:
+        """Look up a table."""
+        if name not in self._specs:
+            raise TableError(f"no table {name!r}; there are {sorted(self._specs)}")
+        return SessionTable(self, self._specs[name])
+
+    def run(
+        self,
+        function: RankFunction,
+        partitions: Any = None,
+        *,
+        consistency: str = "essp",
+        staleness: int | str | None = None,
+        seed: int = 0,
+    ) -> list[Any]:
+        """Call ``function(ctx, partition)`` once in every rank; results in rank order.
+
+        Parameters
+        ----------
+        function
+            Gets a :class:`dask_petuum.runtime.context.Context` and the rows that lie in its rank.
+        partitions
+            A list with one item per partition; or an array, DataFrame or Dask collection, which
+            is cut by rows (a tuple of them, such as ``(X, y)``, is cut alike, and the function
+            gets tuples). Where a rank gets several partitions they are joined by rows. None: the
+            function gets None.
+        consistency
+            "bsp", "ssp", "essp" (default) or "asp".
+        staleness
+            Clocks that a read may lag, or "auto"; None: 0 in BSP, else 1.
+        seed
+            Root of the random streams of ``ctx.seed``.
+
+        Raises
+        ------
+        RankError
+            Where the function raised, with that rank's traceback; its own error is the cause.
+        RankLostError
+            Where a worker is lost.
+        ValueError, TableError
+            For arguments that cannot be; before anything is started.
+        """
+        if staleness is None:
+            staleness = 0 if consistency in ("bsp", "asp") else 1
+        model = Consistency.parse(consistency, staleness)
+        return self._run(function, partitions, model, seed)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the tables."""
+
+    @abstractmethod
+    def _add(self, spec: TableSpec) -> None: ...
+
+    @abstractmethod
+    def _read(self, spec: TableSpec) -> Any: ...
+
+    @abstractmethod
+    def _run(
+        self, function: RankFunction, partitions: Any, consistency: Consistency, seed: int
+    ) -> list[Any]: ...
+
+
+class LocalSession(Session):
+    """A session in this process: one rank."""
+
+    def __init__(self, n_jobs: int | None = None) -> None:
+        super().__init__()
+        self._n_threads = count_threads(n_jobs)
+        self._tables: dict[str, LocalTable] = {}
+
+    def __repr__(self) -> str:
+        return f"<LocalSession in this process, tables {sorted(self._tables)}>"
+
+    def close(self) -> None:
+        """Free the tables."""
+        self._tables.clear()
+
+    def _add(self, spec: TableSpec) -> None:
+        self._tables[spec.name] = LocalTable(spec)
+
+    def _read(self, spec: TableSpec) -> Any:
+        return self._tables[spec.name].values.copy()
+
+    def _run(
+        self, function: RankFunction, partitions: Any, consistency: Consistency, seed: int
+    ) -> list[Any]:
+        pieces = given_pieces(partitions)
+        values = [piece.compute() if hasattr(piece, "compute") else piece for piece in pieces]
+        with Threads(self._n_threads) as threads:
+            ctx = LocalContext(self._tables, threads, seed)
+            result = function(ctx, join_pieces(values))
+            ctx.clock()
+        for table in self._tables.values():
+            table.forget_views()
+        return [result]
+
+
+def connect(client: Any = None) -> Session:
+    """Open a session: on a Dask cluster, or in this process.
+
+    Parameters
+    ----------
+    client
+        A Dask client; or a scheduler's address; or "local" for this process; None: the active
+        client if there is one, else this process.
+
+    Returns
+    -------
+    Session
+        A context manager.
+
+    Examples
+    --------
+    >>> import dask_petuum as petuum
+    >>> def train(ctx, partition):
+    ...     view = ctx.table("w").view()
+    ...     view.inc([[1.0], [2.0]])
+    ...     ctx.clock()
+    ...     return ctx.rank
+    >>> with petuum.connect("local") as ps:
+    ...     table = ps.create_table("w", shape=(2, 1))
+    ...     results = ps.run(train)
+    ...     values = ps.table("w").to_numpy()
+    >>> results, values.ravel().tolist()
+    ([0], [1.0, 2.0])
+    """
+    if client is None or isinstance(client, str):
+        client = find_client(client)
+    if client is None:
+        return LocalSession()
+    from dask_petuum.runtime.cluster_session import ClusterSession
+
+    return ClusterSession(client)
+
+
+def disarm(client: Any = None) -> None:
+    """Remove everything of dask_petuum from a cluster; runs under way end.
+
+    Parameters
+    ----------
+    client
+        A Dask client or a scheduler's address; None: the active client.
+
+    Raises
+    ------
+    ValueError
+        Where there is no client.
+    """
+    if client is None or isinstance(client, str):
+        client = find_client(client)
+    if client is None:
+        raise ValueError("there is no active Dask client to disarm; give one")
+    from dask_petuum.runtime.arm import disarm as disarm_cluster
+
+    disarm_cluster(client)

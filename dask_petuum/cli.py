@@ -71,9 +71,8 @@ def lda(source: str, output: Path, format_: str | None, **options: Any) -> None:
     """
     texts = _text_options(options.pop("min_df"), options.pop("max_df"))
     with _user_errors():
-        documents = read_documents(
-            source, format_, vocabulary=options.pop("vocabulary"), text=texts
-        )
+        vocabulary = options.pop("vocabulary")
+        documents = read_documents(source, format_, vocabulary=vocabulary, text=texts)
         model = _fit(documents.counts, **options)
     _write(output, model, documents)
     click.echo(f"model, words, topics and documents are in {output}")
@@ -100,7 +99,10 @@ def topics(model: Path, n_words: int) -> None:
 @click.option("--scheduler", help="Also look at this cluster's scheduler and workers.")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds to reach it.")
 def info(scheduler: str | None, timeout: float) -> None:
-    """Print versions here and on a cluster, and what is missing; exit code 1 if a fit would fail."""
+    """Print versions here and on a cluster, and what is missing.
+
+    The exit code is 1 where a fit would fail.
+    """
     from rich.console import Console
 
     from dask_petuum.environment import compare, versions_here, versions_of_cluster
@@ -142,29 +144,24 @@ def _text_options(min_df: int | None, max_df: float | None) -> TextOptions | Non
 
 
 def _fit(
-    counts: Any,
-    *,
-    n_topics: int,
-    passes: int,
-    seed: int | None,
-    jobs: int | None,
-    scheduler: str | None,
-    consistency: str | None,
-    staleness: int | None,
+    counts: Any, *, jobs: int | None, seed: int | None, scheduler: str | None, **options: Any
 ) -> Any:
     """Fit LDA with a progress bar."""
     from sklearn.callback import ProgressBar
 
     import dask_petuum as petuum
 
+    consistency, staleness = config.consistency_and_staleness(
+        options["consistency"], options["staleness"]
+    )
     model = petuum.LDA(
-        n_components=n_topics,
-        max_iter=passes,
+        n_components=options["n_topics"],
+        max_iter=options["passes"],
         random_state=seed,
         n_jobs=jobs,
         scheduler=scheduler or "local",
-        consistency=config.get("consistency", override_with=consistency),
-        staleness=config.get("staleness", override_with=staleness),
+        consistency=consistency,
+        staleness=staleness,
     )
     return model.set_callbacks(ProgressBar()).fit(counts).set_callbacks()
 
@@ -180,7 +177,7 @@ def _write(output: Path, model: Any, documents: Documents) -> None:
     with (output / TOPICS).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["topic", "share", "words"])
-        for topic in describe(model.components_, documents.words, n_words=20):
+        for topic in describe(model.components_, list(documents.words), n_words=20):
             writer.writerow([topic.number, f"{topic.share:.6f}", " ".join(topic.words)])
 
 

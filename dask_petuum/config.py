@@ -13,7 +13,7 @@ from typing import Any
 import dask.config
 import yaml
 
-__all__ = ["get"]
+__all__ = ["consistency_and_staleness", "get"]
 
 
 def _register() -> None:
@@ -39,6 +39,24 @@ def get(key: str, override_with: Any = None) -> Any:
     (3, 0)
     """
     return dask.config.get(f"petuum.{key}", override_with=override_with)
+
+
+def consistency_and_staleness(
+    consistency: str | None = None, staleness: int | str | None = None
+) -> tuple[str, int | str]:
+    """Fill in what a caller did not say of how fresh reads must be.
+
+    The configured staleness is for models that have one: it is 0 for ``bsp`` and ``asp``.
+
+    Examples
+    --------
+    >>> consistency_and_staleness(), consistency_and_staleness("bsp")
+    (('essp', 1), ('bsp', 0))
+    """
+    model = str(get("consistency", override_with=consistency))
+    if staleness is None:
+        staleness = 0 if model in ("bsp", "asp") else get("staleness")
+    return model, staleness
 
 
 _register()

@@ -23,6 +23,13 @@ def test_what_a_caller_says_goes_first() -> None:
         assert config.get("staleness", override_with=0) == 0
 
 
+def test_models_without_staleness_do_not_get_the_configured_one() -> None:
+    with dask.config.set({"petuum.consistency": "bsp", "petuum.staleness": 3}):
+        assert config.consistency_and_staleness() == ("bsp", 0)
+        assert config.consistency_and_staleness("ssp") == ("ssp", 3)
+        assert config.consistency_and_staleness("ssp", 1) == ("ssp", 1)
+
+
 def test_an_unknown_setting_is_an_error() -> None:
     with pytest.raises(KeyError):
         config.get("no-such-setting")

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "store": {"transport", "jit"},
     "data": set(),
     "lazy": {"data"},
-    "runtime": {"store", "transport", "data"},
+    "runtime": {"store", "transport", "data", "results"},
     "results": {"store"},
     "base": {"runtime", "data", "results", "store"},
     "algorithms": {"base", "results", "runtime", "store", "data", "lazy", "jit"},

@@ -77,7 +77,7 @@ def map_rows(
 def _map_array(shared: Any, X: Any, n_columns: int | None, dtype: np.dtype[Any]) -> Any:
     import dask.array as da
 
-    return da.blockwise(  # type: ignore[no-untyped-call]
+    return da.blockwise(
         _apply_to_columns,
         "i" if n_columns is None else "ik",
         shared,

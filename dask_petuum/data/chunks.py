@@ -1,16 +1,14 @@
 """Dask collections seen as lists of row chunks, and the graph that makes pieces of them.
 
-The graph has one layer of one task per row chunk on top of the collections' own, optimised
-together; building it takes 3 us per chunk (2026-11, 3,000 chunks), where a call of a ``Delayed``
-function per chunk takes 800 us. A vector in memory is cut in the graph: each task carries its
-slice, so that the vector goes into the graph once.
+The graph has one task per row chunk on top of the collections' own, optimised with them. A vector
+in memory is cut in the graph, each slice a node of its own, so that it goes into the graph once.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,9 +19,6 @@ from dask_petuum.data.kinds import dask_backed, is_dask_array, is_dask_frame
 from dask_petuum.data.partition import canonical_piece
 
 __all__ = ["RowChunks", "align_rows", "delayed_pieces", "join_columns", "row_chunks"]
-
-#: What stands in a task for one row chunk: the keys of its column chunks, a slice, or nothing.
-_Part: TypeAlias = "list[Any] | Vector | None"
 
 
 @dataclass(frozen=True)
@@ -50,6 +45,11 @@ class RowChunks:
         return not any(math.isnan(size) for size in self.sizes)
 
     @property
+    def int_sizes(self) -> tuple[int, ...]:
+        """Rows of each chunk, where they are known."""
+        return tuple(int(size) for size in self.sizes)
+
+    @property
     def n_rows(self) -> int | None:
         """Number of rows of all chunks, None if unknown."""
         return int(sum(self.sizes)) if self.is_known else None
@@ -66,8 +66,15 @@ def row_chunks(collection: Any, name: str, ndim: int = 2) -> RowChunks:
     Raises
     ------
     ValueError
-        It has not ``ndim`` dimensions (or, for one, not a single column).
+        It has not ``ndim`` dimensions (a vector may be a column).
+    TypeError
+        An array expression, which Dask cannot yet cut into ``Delayed`` objects.
     """
+    if not hasattr(collection, "to_delayed"):
+        raise TypeError(
+            f"{name} is a Dask array expression, which is not supported; leave Dask's setting "
+            "array.query-planning off."
+        )
     if collection.ndim not in (1, 2) or collection.ndim < ndim:
         raise ValueError(
             f"Expected {ndim}D array, got {collection.ndim}D array instead: {name} is "
@@ -105,7 +112,7 @@ def align_rows(values: Any, x: RowChunks, name: str) -> RowChunks:
         _check_lengths(x, chunks.n_rows)
         if chunks.sizes == x.sizes:
             return chunks
-        rechunked = collection.rechunk({0: tuple(int(size) for size in x.sizes)})
+        rechunked = collection.rechunk({0: x.int_sizes})
         return replace(chunks, values=rechunked, sizes=x.sizes)
     if chunks.n_chunks != x.n_chunks:
         raise ValueError(
@@ -120,27 +127,34 @@ def delayed_pieces(
     x: RowChunks, y: RowChunks | None, sample_weight: RowChunks | None, dtype: DTypeLike | None
 ) -> list[Any]:
     """Return one ``Delayed`` per row chunk of X, giving ``(X, y, sample_weight)``; see `blocks`."""
-    from dask.base import optimize, tokenize
-    from dask.delayed import Delayed
-    from dask.highlevelgraph import HighLevelGraph
+    import dask.array as da
 
-    wanted = None if dtype is None else np.dtype(dtype)
     values = [None if chunks is None else chunks.values for chunks in (x, y, sample_weight)]
-    name = "petuum-piece-" + tokenize(*values, wanted)
-    slots = [number for number, value in enumerate(values) if is_dask_frame(value)]
-    if slots:
-        values.append(_packed([values[slot] for slot in slots]))
-    arrays = [number for number, value in enumerate(values) if is_dask_array(value)]
-    optimised = optimize(*[values[number] for number in arrays], traverse=False)  # type: ignore[no-untyped-call]
-    for number, value in zip(arrays, optimised, strict=True):
-        values[number] = value
-    parts = [_parts(None if number in slots else value, x) for number, value in enumerate(values)]
-    layer: dict[Any, Any] = {
-        (name, number): (_make_piece, list(row), slots, wanted)
-        for number, row in enumerate(zip(*parts, strict=True))
-    }
-    graph = HighLevelGraph.from_collections(name, layer, dependencies=optimised)
-    return [Delayed(key, graph, layer=name) for key in layer]  # type: ignore[no-untyped-call]
+    slots = tuple(number for number, value in enumerate(values) if is_dask_frame(value))
+    packed = _packed([values[slot] for slot in slots]) if slots else None
+    operands: list[Any] = []
+    for value, columns in zip((*values, packed), "jklm", strict=True):
+        if value is None or is_dask_frame(value):
+            operands += [None, None]
+        elif is_dask_array(value):
+            operands += [value, "i" if value.ndim == 1 else "i" + columns]
+        else:
+            operands += [da.from_array(value, chunks=(x.int_sizes,)), "i"]
+    blocks: Any = da.blockwise(
+        _make_piece,
+        "i",
+        *operands,
+        slots,
+        None,
+        None if dtype is None else np.dtype(dtype),
+        None,
+        concatenate=False,  # column chunks come as a list
+        align_arrays=False,  # would refuse unknown sizes
+        meta=np.empty((0,), dtype=object),
+        dtype=object,
+        token="petuum-piece",
+    )
+    return list(blocks.to_delayed(optimize_graph=True))
 
 
 def join_columns(blocks: list[Any]) -> Any:
@@ -155,8 +169,7 @@ def join_columns(blocks: list[Any]) -> Any:
 def _packed(frames: list[Any]) -> Any:
     """Return a Dask array, each block of which is the tuple of the frames' partitions.
 
-    Frames are brought together while they are expressions, so that what they share is read once;
-    ``dask.optimize`` of several frames mixes up their keys (dask 2026.8).
+    Frames are brought together while they are expressions, so that what they share is read once.
     """
     first, *others = frames
     return first.map_partitions(
@@ -169,28 +182,24 @@ def _as_tuple(*partitions: Any) -> tuple[Any, ...]:
 
 
 def _make_piece(
-    parts: list[Any], slots: list[int], dtype: np.dtype[Any] | None
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    packed: tuple[Any, ...] | None,
+    slots: tuple[int, ...],
+    dtype: np.dtype[Any] | None,
 ) -> tuple[Matrix, Vector | None, Vector | None]:
     """Return one piece; the body of each task.
 
-    ``parts`` holds X, y and the weights of one row chunk: a list of column chunks, a slice of a
-    vector in memory, or None. Those numbered in ``slots`` lie in a tuple after them.
+    Each of the first three is a block, a list of column chunks, or None; the ones numbered in
+    ``slots`` lie in ``packed``.
     """
-    blocks = [join_columns(part) if isinstance(part, list) else part for part in parts]
-    for slot, partition in zip(slots, blocks[3] if slots else (), strict=True):
-        blocks[slot] = partition
-    return canonical_piece((blocks[0], blocks[1], blocks[2]), dtype)
-
-
-def _parts(source: Any, x: RowChunks) -> list[_Part]:
-    """Return what stands for ``source`` in the task of each row chunk of X."""
-    if source is None:
-        return [None] * x.n_chunks
-    if is_dask_array(source):
-        keys = source.__dask_keys__()
-        return [row if isinstance(row, list) else [row] for row in keys]
-    stops = np.cumsum([int(size) for size in x.sizes])
-    return [source[stop - int(size) : stop] for size, stop in zip(x.sizes, stops, strict=True)]
+    parts = [
+        join_columns(part) if isinstance(part, list) else part for part in (x, y, sample_weight)
+    ]
+    for slot, partition in zip(slots, packed or (), strict=True):
+        parts[slot] = partition
+    return canonical_piece((parts[0], parts[1], parts[2]), dtype)
 
 
 def _align_memory(vector: Vector, x: RowChunks, name: str) -> RowChunks:

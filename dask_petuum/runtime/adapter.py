@@ -22,11 +22,11 @@ from dask_petuum.exceptions import TransportError
 
 __all__ = [
     "add_handlers",
+    "broadcast",
     "call_scheduler",
     "call_worker",
     "cast_to_scheduler",
     "cast_to_workers",
-    "broadcast",
     "on_loop",
     "remove_handlers",
     "spawn",
@@ -137,7 +137,7 @@ def _total(name: str, handler: Handler) -> Handler:
     def total(**message: Any) -> None:
         try:
             handler(**message)
-        except Exception:  # noqa: BLE001 - an exception here would close the worker
+        except Exception:
             logger.exception("Exception while handling %s", name)
 
     return total

@@ -70,7 +70,7 @@ class Session(ABC):
     ) -> None:
         self.close()
 
-    def create_table(
+    def create_table(  # noqa: PLR0913 - the fields of a TableSpec
         self,
         name: str,
         shape: tuple[int, int],

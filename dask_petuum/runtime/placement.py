@@ -57,7 +57,7 @@ def place_partitions(
     Examples
     --------
     >>> place_partitions([5, 5, 5, 5], [[0], [0], [0], [1]], 2)
-    [0, 0, 1, 1]
+    [1, 0, 0, 1]
     """
     _check(sizes, homes, n_ranks, slack)
     loads = _Loads(sizes, n_ranks)

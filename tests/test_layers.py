@@ -38,7 +38,7 @@ COMMON = {"exceptions", "config"}
 #: Files that may import a library, as patterns of their paths.
 PLACES = {
     "distributed": (
-        r"dask_petuum/runtime/(adapter|clients|cluster\w*|\w+_plugin|dask_\w+|session|rank|worker\w*)\.py",
+        r"dask_petuum/runtime/(adapter|arm|clients|cluster\w*|\w+_plugin|dask_\w+|session|rank|worker\w*)\.py",
         r"dask_petuum/transport/(dask\w*|comms?)\.py",
         r"dask_petuum/environment\.py",
         r"dask_petuum/demo/cluster\.py",

@@ -26,7 +26,8 @@ def table_to_xarray(spec: TableSpec, values: Any) -> xr.DataArray:
     """
     import xarray as xr
 
+    dense: Any = values
     if sp.issparse(values):
-        values = values.toarray()
+        dense = dense.toarray()
     coords = {dim: list(labels) for dim, labels in spec.coords.items()}
-    return xr.DataArray(values, dims=spec.dims, coords=coords, name=spec.name)
+    return xr.DataArray(dense, dims=spec.dims, coords=coords, name=spec.name)

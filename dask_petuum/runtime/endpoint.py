@@ -75,7 +75,7 @@ class Endpoint:
         """Counts of this rank's part of the store."""
         return self._core.statistics
 
-    def open_view(self, name: str, rows: Sequence[int] | None, read_my_writes: bool) -> StoreView:
+    def open_view(self, name: str, rows: Any, read_my_writes: bool) -> StoreView:
         """Declare rows and wait for their values."""
         self._raise_if_interrupted()
         with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed import Scheduler
@@ -47,7 +47,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     async def start(self, scheduler: Scheduler) -> None:
         """Add the handlers."""
         self._scheduler = scheduler
-        self._calls = {
+        self._calls: dict[str, Callable[..., Any]] = {
             "petuum_hello": self.hello,
             "petuum_status": self.status,
             "petuum_create_run": self.create_run,
@@ -59,7 +59,10 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum_close_run": self.close_run,
             "petuum_uninstall": self.uninstall,
         }
-        self._casts = {"petuum-clock": self.report, "petuum-record": self.add_record}
+        self._casts: dict[str, Callable[..., Any]] = {
+            "petuum-clock": self.report,
+            "petuum-record": self.add_record,
+        }
         adapter.add_handlers(scheduler, self._calls, self._casts)
 
     async def hello(self, address: str, version: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Increments and rows as they go over the wire: dense, by rows or by cells, whichever is smaller.
 
 A message carries *chunks*: plain dicts of ints and strings around numpy arrays, at most
-``MAX_FRAME_BYTES`` each, so that one big table never holds up the small messages behind it. A
-chunk is addressed by (plan, block, first): position ``first`` of the rows that a rank's access plan
-has in one row block; the row numbers themselves were sent once, with the plan.
+``MAX_FRAME_BYTES`` each (a row is never cut), so that one big table never holds up the small
+messages behind it. A chunk is addressed by (plan, block, first): position ``first`` of the rows
+that a rank's access plan has in one row block; the row numbers themselves were sent once, with the
+plan.
 
 =====  =====================================  =================================
 kind   arrays                                 bytes
@@ -11,8 +12,10 @@ kind   arrays                                 bytes
 dense  values (n, n_cols)                     n n_cols itemsize
 rows   rows int32 (m,), values (m, n_cols)    m (4 + n_cols itemsize)
 cells  cells int64 (k,), values (k,)          k (8 + itemsize)
-csr    indptr, indices, values                of a sparse table
+csr    indptr int64, indices int32, values    8 (n + 1) + k (4 + itemsize)
 =====  =====================================  =================================
+
+n rows of the block, m of them with a change, k changed cells; a sparse table's chunks are csr.
 """
 
 from __future__ import annotations
@@ -26,9 +29,18 @@ import scipy.sparse as sp
 
 from dask_petuum.exceptions import ProtocolError
 from dask_petuum.store import kernels
-from dask_petuum.store.spec import TableSpec
+from dask_petuum.store.rows import is_sparse
 
-__all__ = ["Chunk", "chunk_bytes", "chunk_rows", "decode_csr", "encode_delta", "encode_rows"]
+__all__ = [
+    "MAX_FRAME_BYTES",
+    "Chunk",
+    "chunk_bytes",
+    "chunk_rows",
+    "decode_csr",
+    "encode_delta",
+    "encode_rows",
+    "n_chunk_rows",
+]
 
 Array = npt.NDArray[Any]
 Chunk = dict[str, Any]
@@ -49,7 +61,10 @@ def encode_delta(delta: Any, plan: int, block: int) -> Iterator[Chunk]:
         Address of the chunk's first row.
     """
     for first, part in _slices(delta):
-        chunk = _encode_csr(part) if sp.issparse(part) else _encode_dense_delta(part)
+        if is_sparse(part):
+            chunk = _encode_csr(part) if part.nnz else None
+        else:
+            chunk = _encode_dense_delta(part)
         if chunk is not None:
             yield {"plan": plan, "block": block, "first": first, **chunk}
 
@@ -73,9 +88,10 @@ def encode_rows(
         return
     address = {"plan": plan, "block": block}
     source = where if plan_rows is None else np.ascontiguousarray(plan_rows[where])
-    if sp.issparse(values):
-        part = _encode_csr(values[source], keep_empty=True)
-        yield {**address, "first": 0, "rows": where, **(part or {})}
+    if is_sparse(values):
+        for first, part in _slices(values[source]):
+            rows = where[first : first + part.shape[0]]
+            yield {**address, "first": 0, "rows": rows, **_encode_csr(part)}
         return
     everything = len(where) == len(changed)
     row_bytes = values.shape[1] * values.itemsize
@@ -120,31 +136,14 @@ def decode_csr(chunk: Chunk, n_cols: int) -> Any:
     return sp.csr_array((chunk["values"], chunk["indices"], chunk["indptr"]), shape=shape)
 
 
-def check_values(chunk: Chunk, spec: TableSpec, n_rows: int) -> None:
-    """Refuse a chunk whose arrays do not fit the table.
-
-    Raises
-    ------
-    ProtocolError
-        Naming what does not fit.
-    """
-    values = chunk["values"]
-    kind = chunk["kind"]
-    if values.dtype != np.dtype(spec.dtype):
-        raise ProtocolError(f"table {spec.name!r} holds {spec.dtype}, got {values.dtype}")
-    if (kind == "csr") != spec.sparse or kind not in ("dense", "rows", "cells", "csr"):
-        raise ProtocolError(f"table {spec.name!r} takes no chunk of kind {kind!r}")
-    if kind in ("dense", "rows") and values.shape[1:] != (spec.n_cols,):
-        raise ProtocolError(f"table {spec.name!r} has {spec.n_cols} columns, got {values.shape}")
-    if kind == "rows" and len(chunk["rows"]) != len(values):
-        raise ProtocolError("a chunk needs as many rows as values")
-    if kind == "cells":
-        cells = chunk["cells"]
-        if cells.dtype != np.int64 or cells.shape != values.shape:
-            raise ProtocolError("a chunk needs as many int64 cells as values")
-        limit = (n_rows - int(chunk["first"])) * spec.n_cols
-        if len(cells) and (cells.min() < 0 or cells.max() >= limit):
-            raise ProtocolError(f"cells reach outside the block of table {spec.name!r}")
+def n_chunk_rows(chunk: Chunk, n_cols: int) -> int:
+    """Rows that a chunk says something of."""
+    if chunk["kind"] == "csr":
+        return len(chunk["indptr"]) - 1
+    if chunk["kind"] == "cells":
+        rows = chunk["cells"] // n_cols
+        return int(np.count_nonzero(np.diff(rows))) + min(len(rows), 1)
+    return len(chunk["values"])
 
 
 def chunk_bytes(chunk: Chunk) -> int:
@@ -153,9 +152,17 @@ def chunk_bytes(chunk: Chunk) -> int:
 
 
 def _slices(values: Any, row_bytes: int | None = None) -> Iterator[tuple[int, Any]]:
+    """Cut rows into parts of at most MAX_FRAME_BYTES, each with its first row."""
     n_rows = values.shape[0]
-    if sp.issparse(values):
-        yield 0, values
+    if is_sparse(values):
+        cell_bytes = values.indices.itemsize + values.dtype.itemsize
+        ends = values.indptr[1:].astype(np.int64) * cell_bytes + np.arange(1, n_rows + 1) * 8
+        first = 0
+        while first < n_rows:
+            limit = MAX_FRAME_BYTES - 8 + (ends[first - 1] if first else 0)
+            stop = max(first + 1, int(np.searchsorted(ends, limit, side="right")))
+            yield first, values[first:stop]
+            first = stop
         return
     if row_bytes is None:
         row_bytes = values.shape[1] * values.itemsize
@@ -185,14 +192,12 @@ def _encode_dense_delta(delta: Array) -> Chunk | None:
         kernels.gather_rows(delta, rows, values)
         return {"kind": kind, "rows": rows, "values": values}
     cells = np.empty(n_cells, dtype=np.int64)
-    values = np.empty(n_cells, dtype=delta.dtype)
-    kernels.gather_cells(delta, counts, cells, values)
-    return {"kind": kind, "cells": cells, "values": values}
+    changes = np.empty(n_cells, dtype=delta.dtype)
+    kernels.gather_cells(delta, counts, cells, changes)
+    return {"kind": kind, "cells": cells, "values": changes}
 
 
-def _encode_csr(part: Any, keep_empty: bool = False) -> Chunk | None:
-    if part.nnz == 0 and not keep_empty:
-        return None
+def _encode_csr(part: Any) -> Chunk:
     return {
         "kind": "csr",
         "indptr": part.indptr.astype(np.int64),

@@ -45,6 +45,10 @@ class LocalTable:
         self._views.append(view)
         return view
 
+    def forget_views(self) -> None:
+        """Forget the views of a run that has ended."""
+        self._views.clear()
+
     def end_clock(self) -> None:
         """Apply what the views hold back, then show it in each of them."""
         self._clock += 1
@@ -125,8 +129,8 @@ class LocalView:
             return
         table = self._table
         if self._sparse:
-            rows = np.arange(table.spec.n_rows) if self._rows is None else self._rows
-            table.values = _csr_add_rows(table.values, rows, self._pending, table.spec)
+            table.values = table.values + spread_rows(self._pending, self._rows, table.spec.shape)
+            table.values.eliminate_zeros()
         else:
             rows = self._where if self._where is not None else self._rows
             block = table.values[rows]
@@ -152,10 +156,3 @@ def _as_slice(rows: Array | None, n_rows: int) -> slice | None:
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return None
-
-
-def _csr_add_rows(values: Any, rows: Array, delta: Any, spec: TableSpec) -> Any:
-    spread = spread_rows(delta, rows, spec.shape)
-    out = values + spread
-    out.eliminate_zeros()
-    return out

@@ -22,9 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_petuum.exceptions import ProtocolError
-from dask_petuum.store.codec import Chunk, check_values, chunk_rows, encode_rows
+from dask_petuum.store.codec import Chunk, encode_rows
 from dask_petuum.store.identity import Identity
 from dask_petuum.store.layout import Block
+from dask_petuum.store.messages import (
+    FINISHED,
+    check_chunk,
+    checked_blocks,
+    field_of,
+    number_of,
+)
 from dask_petuum.store.shard import Shard
 from dask_petuum.store.spec import TableSpec
 
@@ -33,9 +40,6 @@ __all__ = ["FINISHED", "Owner", "Release"]
 Array = npt.NDArray[Any]
 Message = Mapping[str, Any]
 Reply = dict[str, Any]
-
-#: Clock of a rank that has ended its last one.
-FINISHED = 2**62
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,15 @@ class _Plan:
         return self.shard.n_rows if self.rows is None else len(self.rows)
 
 
-@dataclass
-class _Parked:
+@dataclass(frozen=True)
+class _Read:
+    """A checked read: of one plan (an open) or of what changed in all of them (a pull)."""
+
     token: Any
-    message: Message
+    need: int
+    plan: int | None = None
+    since: int = -1
+    number: int = 0
 
 
 @dataclass
@@ -69,9 +78,10 @@ class _Reader:
     """What the owner knows of one rank."""
 
     next_clock: int = 0
+    last_clock: int = FINISHED
     plans: dict[tuple[int, int], _Plan] = field(default_factory=dict)
     early: dict[int, Message] = field(default_factory=dict)
-    parked: dict[int, _Parked] = field(default_factory=dict)
+    parked: dict[int | None, _Read] = field(default_factory=dict)
 
 
 class Owner:
@@ -147,6 +157,12 @@ class Owner:
             if name == table
         ]
 
+    def adopt(self, before: Owner) -> None:
+        """Start with the values that another run's owner (of the same layout) ended with."""
+        for key, shard in self._shards.items():
+            if key in before._shards:
+                shard.values = before._shards[key].values.copy()
+
     def push(self, message: Message) -> tuple[Reply, list[Release]]:
         """Take a rank's batch of one clock; repeated ones are acknowledged again, not applied.
 
@@ -157,9 +173,10 @@ class Owner:
             changed then.
         """
         reader = self._check_sender(message)
-        clock = int(message["clock"])
+        clock = number_of(message, "clock", 0, reader.last_clock)
         if clock >= reader.next_clock and clock not in reader.early:
-            for chunk in message["chunks"]:
+            field_of(message, "last", bool)
+            for chunk in field_of(message, "chunks", (list, tuple)):
                 self._check_chunk(reader, chunk)
             reader.early[clock] = message
             while reader.next_clock in reader.early:
@@ -170,17 +187,21 @@ class Owner:
     def open(self, message: Message, token: Any) -> list[Release]:
         """Take a rank's access plan; answer, now or later, with the values of its rows."""
         reader = self._check_sender(message)
+        read = _Read(token, number_of(message, "need"), number_of(message, "plan"))
         self._declare(reader, message)
-        return self._answer_or_park(reader, message, token)
+        return self._answer_or_park(reader, read)
 
     def pull(self, message: Message, token: Any) -> list[Release]:
         """Answer, now or later, with the rows that changed since ``message["since"]``.
 
         The answer holds every batch of the clocks before ``need``. A repeated request takes the
-        place of the one before it, which is answered with the status "superseded".
+        place of the one before it, which is answered with the status "superseded"; a late copy of
+        a request with a lower ``number`` than the one that waits is itself answered so.
         """
         reader = self._check_sender(message)
-        return self._answer_or_park(reader, message, token)
+        need, since = number_of(message, "need"), number_of(message, "since")
+        read = _Read(token, need, since=since, number=number_of(message, "number"))
+        return self._answer_or_park(reader, read)
 
     def interrupt(self, cause: str) -> list[Release]:
         """End every wait with its cause; later reads are answered with it at once."""
@@ -188,40 +209,43 @@ class Owner:
         return self._releases()
 
     def _check_sender(self, message: Message) -> _Reader:
-        rank = message["rank"]
-        if message["run"] != self.run_id:
-            raise ProtocolError(f"run {message['run']!r} is not this run, {self.run_id!r}")
-        if message["epoch"] != self.epoch:
-            raise ProtocolError(f"epoch {message['epoch']} is not this epoch, {self.epoch}")
-        if not isinstance(rank, int) or not 0 <= rank < len(self._readers):
-            raise ProtocolError(f"rank {rank!r} is not within 0 .. {len(self._readers) - 1}")
-        return self._readers[rank]
+        run_id = field_of(message, "run", str)
+        if run_id != self.run_id:
+            raise ProtocolError(f"run {run_id!r} is not this run, {self.run_id!r}")
+        epoch = number_of(message, "epoch")
+        if epoch != self.epoch:
+            raise ProtocolError(f"epoch {epoch} is not this epoch, {self.epoch}")
+        return self._readers[number_of(message, "rank", 0, len(self._readers) - 1)]
 
     def _declare(self, reader: _Reader, message: Message) -> None:
-        spec = self._specs.get(message["table"])
-        if spec is None:
-            raise ProtocolError(f"no table {message['table']!r} in run {self.run_id!r}")
-        for index, rows in message["blocks"]:
-            shard = self._shards.get((spec.name, index))
-            if shard is None:
-                raise ProtocolError(f"block {index} of {spec.name!r} is not rank {self.rank}'s")
-            if rows is not None:
-                rows = np.ascontiguousarray(rows, dtype=np.int32)
-                if len(rows) and not 0 <= rows.min() <= rows.max() < shard.n_rows:
-                    raise ProtocolError(f"rows outside block {index} of table {spec.name!r}")
-            reader.plans[message["plan"], index] = _Plan(shard, rows)
+        table = field_of(message, "table", str)
+        if table not in self._specs:
+            raise ProtocolError(f"no table {table!r} in run {self.run_id!r}")
+        here = {index: shard for (name, index), shard in self._shards.items() if name == table}
+        n_rows_of = {index: shard.n_rows for index, shard in here.items()}
+        blocks = checked_blocks(message, n_rows_of, table)
+        plans = {
+            (message["plan"], index): _Plan(here[index], None if rows is None else rows.copy())
+            for index, rows in blocks
+        }
+        for key, plan in plans.items():
+            if key in reader.plans and not _same_rows(reader.plans[key], plan):
+                raise ProtocolError(f"plan {key[0]} has other rows already in block {key[1]}")
+        reader.plans.update(plans)
 
     def _check_chunk(self, reader: _Reader, chunk: Chunk) -> None:
-        plan = reader.plans.get((chunk["plan"], chunk["block"]))
+        address = number_of(chunk, "plan"), number_of(chunk, "block")
+        plan = reader.plans.get(address)
         if plan is None:
-            raise ProtocolError(f"plan {chunk['plan']} has no block {chunk['block']} here")
-        check_values(chunk, plan.shard.spec, plan.n_rows)
-        if chunk["kind"] != "cells":
-            chunk_rows(chunk, plan.n_rows)
+            raise ProtocolError(f"plan {address[0]} has no block {address[1]} here")
+        check_chunk(chunk, plan.shard.spec, plan.n_rows)
 
     def _accept(self, rank: int, reader: _Reader, message: Message) -> None:
         clock = reader.next_clock
-        reader.next_clock = FINISHED if message["last"] else clock + 1
+        reader.next_clock = clock + 1
+        if message["last"]:
+            reader.next_clock = FINISHED
+            reader.last_clock = clock
         if self._ordered:
             self._held.setdefault(clock, {})[rank] = message
         else:
@@ -245,38 +269,40 @@ class Owner:
             plan = reader.plans[chunk["plan"], chunk["block"]]
             plan.shard.apply(chunk, plan.rows, self._version)
 
-    def _answer_or_park(self, reader: _Reader, message: Message, token: Any) -> list[Release]:
+    def _answer_or_park(self, reader: _Reader, read: _Read) -> list[Release]:
         releases = []
-        key = int(message.get("plan", -1))
-        old = reader.parked.pop(key, None)
+        old = reader.parked.get(read.plan)
         if old is not None:
-            releases.append(Release(old.token, {**self._reply(), "status": "superseded"}))
-        if self._interrupted is None and message["need"] > self.fresh:
-            reader.parked[key] = _Parked(token, message)
+            late = min(old, read, key=lambda r: r.number)
+            releases.append(Release(late.token, {**self._reply(), "status": "superseded"}))
+            if late is read:
+                return releases
+            del reader.parked[read.plan]
+        if self._interrupted is None and read.need > self.fresh:
+            reader.parked[read.plan] = read
         else:
-            releases.append(Release(token, self._answer(reader, message)))
+            releases.append(Release(read.token, self._answer(reader, read)))
         return releases
 
     def _releases(self) -> list[Release]:
         released = []
         for reader in self._readers:
-            for key, parked in list(reader.parked.items()):
-                if self._interrupted is not None or parked.message["need"] <= self.fresh:
-                    del reader.parked[key]
-                    released.append(Release(parked.token, self._answer(reader, parked.message)))
+            for read in list(reader.parked.values()):
+                if self._interrupted is not None or read.need <= self.fresh:
+                    del reader.parked[read.plan]
+                    released.append(Release(read.token, self._answer(reader, read)))
         return released
 
-    def _answer(self, reader: _Reader, message: Message) -> Reply:
+    def _answer(self, reader: _Reader, read: _Read) -> Reply:
         if self._interrupted is not None:
             return {**self._reply(), "status": "interrupted", "cause": self._interrupted}
-        only = message.get("plan")
-        since = -1 if only is not None else int(message["since"])
         chunks: list[Chunk] = []
         for (plan_id, index), plan in reader.plans.items():
-            if only is None or plan_id == only:
-                chunks += _changed_rows(plan, since, plan_id, index)
+            if read.plan in (None, plan_id):
+                chunks += _changed_rows(plan, read.since, plan_id, index)
         return {
             **self._reply(),
+            "number": read.number,
             "fresh": self.fresh,
             "own": self._applied if self._ordered else reader.next_clock,
             "version": self._version,
@@ -291,3 +317,9 @@ def _changed_rows(plan: _Plan, since: int, plan_id: int, index: int) -> list[Chu
     versions = plan.shard.versions if plan.rows is None else plan.shard.versions[plan.rows]
     changed = versions > since
     return list(encode_rows(plan.shard.values, plan.rows, changed, plan_id, index))
+
+
+def _same_rows(plan: _Plan, other: _Plan) -> bool:
+    if plan.rows is None or other.rows is None:
+        return plan.shard is other.shard and plan.rows is other.rows
+    return plan.shard is other.shard and np.array_equal(plan.rows, other.rows)

@@ -7,7 +7,8 @@ came, and waits until :meth:`RankCore.ready`.
 What makes repeats and reordering harmless: a batch is named by (run, epoch, rank, clock) and there
 is one per owner and clock, so the clock is its sequence number; an answer carries values, not
 differences, and says up to which of this rank's own clocks (``own``) they reach, so that exactly
-the batches that it lacks are added again; one pull per owner is in flight.
+the batches that it lacks are added again; one pull per owner is in flight, and only the answer
+with its ``number`` is taken in, once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_petuum.exceptions import TableError
-from dask_petuum.store.codec import Chunk, chunk_bytes, encode_delta
+from dask_petuum.store.codec import Chunk, chunk_bytes, encode_delta, n_chunk_rows
 from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.identity import Identity
 from dask_petuum.store.layout import Block
@@ -31,6 +32,9 @@ from dask_petuum.store.statistics import Statistics
 from dask_petuum.store.view import StoreView
 
 __all__ = ["Open", "Pull", "Push", "RankCore"]
+
+#: Clocks whose batches may be on their way to an owner.
+MAX_UNACKNOWLEDGED = 16
 
 Array = npt.NDArray[Any]
 Message = dict[str, Any]
@@ -107,7 +111,9 @@ class RankCore:
         self._seen = [0] * n_ranks
         self._installed = [0] * n_ranks
         self._since = [0] * n_ranks
-        self._in_flight: set[int] = set()
+        self._in_flight: dict[int, int] = {}
+        self._n_pulls = 0
+        self._ended = False
         self._inbox: list[list[Mapping[str, Any]]] = [[] for _ in range(n_ranks)]
         self._barrier = False
 
@@ -151,14 +157,16 @@ class RankCore:
             effects.append(Open(owner, message))
         return view, effects
 
+    def view_of(self, plan: int) -> StoreView:
+        """The view of an access plan."""
+        return self._views[plan]
+
     def on_opened(self, owner: int, view: StoreView, reply: Mapping[str, Any]) -> None:
         """Install an owner's answer to an ``Open``."""
+        if owner in view.opened:
+            return
         view.opened[owner] = reply["fresh"]
         self._install_chunks(owner, view, reply, reply["chunks"])
-        for other in self._views:
-            pending = other._pending
-            if other is not view and other.spec is view.spec and pending is not None:
-                self._add_rows_of(view, owner, other, pending, np.ones(view.shape[0], np.bool_))
         self._update_freshness()
 
     def end_clock(self, *, last: bool = False, barrier: bool = False) -> list[Push | Pull]:
@@ -181,7 +189,8 @@ class RankCore:
                 for chunk in encode_delta(part, view.plan, piece.block):
                     chunks[piece.owner].append(chunk)
                     if piece.owner != self.rank:
-                        self.statistics.sent(view.spec.name, chunk_bytes(chunk), part.shape[0])
+                        n_rows = n_chunk_rows(chunk, view.spec.n_cols)
+                        self.statistics.sent(view.spec.name, chunk_bytes(chunk), n_rows)
         entry = _Entry(self.clock, increments, set(range(self.n_ranks)), owners)
         self._log.append(entry)
         self._show_own(increments)
@@ -191,13 +200,18 @@ class RankCore:
         ]
         self.clock += 1
         self._barrier = barrier
+        self._ended = last
         if not last:
             effects += self._pulls()
         return effects
 
     def on_pushed(self, owner: int, clock: int) -> None:
         """Note that an owner has a batch."""
-        outstanding = owner in self._in_flight or self._inbox[owner]
+        outstanding = (
+            owner in self._in_flight
+            or self._inbox[owner]
+            or any(not view.is_open(owner) for view in self._views)
+        )
         for entry in self._log:
             if entry.clock == clock:
                 entry.unacked.discard(owner)
@@ -207,16 +221,25 @@ class RankCore:
 
     def on_answer(self, owner: int, reply: Mapping[str, Any]) -> list[Pull]:
         """Take in an owner's answer to a ``Pull``; it is shown at the next :meth:`install`."""
-        self._in_flight.discard(owner)
+        if self._in_flight.get(owner) != reply["number"]:
+            return []
+        del self._in_flight[owner]
         self._inbox[owner].append(reply)
         self._seen[owner] = max(self._seen[owner], reply["fresh"])
         self._since[owner] = max(self._since[owner], reply["version"])
-        if self._consistency.eager or self._lacks(owner):
+        if not self._ended and (self._consistency.eager or self._lacks(owner)):
             return self._pull(owner)
         return []
 
     def ready(self) -> bool:
-        """Whether the views would be fresh enough with what has been heard."""
+        """Whether the views would be fresh enough with what has been heard.
+
+        False as well while an owner is more than ``MAX_UNACKNOWLEDGED`` clocks behind in taking
+        this rank's batches: a run without a bound would fill the memory with them.
+        """
+        for entry in self._log:
+            if entry.clock + MAX_UNACKNOWLEDGED < self.clock and entry.unacked:
+                return False
         return not any(self._lacks(owner) for owner in range(self.n_ranks))
 
     def install(self) -> None:
@@ -271,8 +294,14 @@ class RankCore:
         need = self._needed(owner)
         if self._consistency.eager:
             need = max(need, self._seen[owner] + 1)
-        self._in_flight.add(owner)
-        message = {**self._sender, "need": max(need, 0), "since": self._since[owner]}
+        self._n_pulls += 1
+        self._in_flight[owner] = self._n_pulls
+        message = {
+            **self._sender,
+            "number": self._n_pulls,
+            "need": max(need, 0),
+            "since": self._since[owner],
+        }
         return [Pull(owner, message)]
 
     def _show_own(self, increments: Sequence[tuple[StoreView, Any]]) -> None:
@@ -299,7 +328,8 @@ class RankCore:
         replaced = view.install(chunks)
         if owner != self.rank:
             for chunk in chunks:
-                self.statistics.received(view.spec.name, chunk_bytes(chunk), len(chunk["values"]))
+                n_rows = n_chunk_rows(chunk, view.spec.n_cols)
+                self.statistics.received(view.spec.name, chunk_bytes(chunk), n_rows)
         for entry in self._log:
             if entry.clock >= reply["own"]:
                 for source, pending in entry.increments:

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from dask_petuum.exceptions import TableError
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["checked_delta", "checked_positions", "checked_rows", "spread_rows"]
+__all__ = ["checked_delta", "checked_positions", "checked_rows", "is_sparse", "spread_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +83,7 @@ def checked_delta(spec: TableSpec, shape: tuple[int, int], delta: Any, where: Ar
         For another shape, or for floats added to an integer table.
     """
     expected = shape if where is None else (len(where), shape[1])
-    if sp.issparse(delta):
+    if is_sparse(delta):
         delta = sp.csr_array(delta) if spec.sparse else delta.toarray()
     else:
         delta = np.asarray(delta)
@@ -99,6 +99,11 @@ def checked_delta(spec: TableSpec, shape: tuple[int, int], delta: Any, where: Ar
             )
         delta = delta.astype(dtype)
     return delta
+
+
+def is_sparse(values: Any) -> bool:
+    """Whether values are a scipy.sparse array; unlike ``issparse``, narrows no type."""
+    return bool(sp.issparse(values))
 
 
 def spread_rows(delta: Any, where: Array | None, shape: tuple[int, int]) -> Any:

@@ -8,6 +8,7 @@ counter-based streams: they do not depend on how rows are spread over ranks.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -106,8 +107,8 @@ class TableSpec:
     dtype
         int32, int64, float32 or float64.
     init
-        First values: a number (fill), an array of the table's shape, :class:`Normal` or
-        :class:`Uniform`.
+        First values: a number (fill), an array of the table's shape (also a sparse one),
+        :class:`Normal` or :class:`Uniform`.
     dims
         Names of the two dimensions, as in xarray.
     coords
@@ -148,11 +149,7 @@ class TableSpec:
                 f"table {self.name!r}: sparse rows know the update rule 'add' only, "
                 f"got {self.rule.kind!r}; use sparse=False"
             )
-        if self.staleness is not None and self.staleness < 0:
-            raise TableError(
-                f"staleness of table {self.name!r} must be >= 0, got {self.staleness}; "
-                'use consistency="asp" for no bound'
-            )
+        object.__setattr__(self, "staleness", _checked_staleness(self.name, self.staleness))
 
     @property
     def n_rows(self) -> int:
@@ -181,6 +178,10 @@ def initial_rows(spec: TableSpec, start: int, stop: int) -> npt.NDArray[Any]:
     shape = (stop - start, spec.n_cols)
     if isinstance(spec.init, (Normal, Uniform)):
         return _drawn_rows(spec, start, stop)
+    init: Any = spec.init
+    if sp.issparse(spec.init):
+        dense: npt.NDArray[Any] = init[start:stop].toarray().astype(spec.dtype)
+        return dense
     if isinstance(spec.init, np.ndarray):
         return np.array(spec.init[start:stop], dtype=spec.dtype, order="C", copy=True)
     return np.full(shape, spec.init, dtype=spec.dtype)
@@ -192,6 +193,9 @@ def initial_values(spec: TableSpec, start: int, stop: int) -> Any:
         return initial_rows(spec, start, stop)
     if np.ndim(spec.init) == 0 and not isinstance(spec.init, (Normal, Uniform)) and spec.init == 0:
         return sp.csr_array((stop - start, spec.n_cols), dtype=spec.dtype)
+    init: Any = spec.init
+    if sp.issparse(spec.init):
+        return sp.csr_array(init[start:stop], dtype=spec.dtype, copy=True)
     return sp.csr_array(initial_rows(spec, start, stop))
 
 
@@ -211,7 +215,7 @@ def _drawn_rows(spec: TableSpec, start: int, stop: int) -> npt.NDArray[Any]:
 
 def _checked_shape(name: str, shape: Any) -> tuple[int, int]:
     try:
-        n_rows, n_cols = (int(n) for n in shape)
+        n_rows, n_cols = (operator.index(n) for n in shape)
     except (TypeError, ValueError):
         raise TableError(
             f"shape of table {name!r} must be (n_rows, n_cols), got {shape!r}"
@@ -223,7 +227,7 @@ def _checked_shape(name: str, shape: Any) -> tuple[int, int]:
 
 def _checked_dtype(name: str, dtype: Any) -> str:
     try:
-        canonical = np.dtype(dtype).name
+        canonical = str(np.dtype(dtype).name)
     except TypeError:
         canonical = str(dtype)
     if canonical not in DTYPES:
@@ -235,6 +239,21 @@ def _checked_dims(name: str, dims: Any) -> tuple[str, str]:
     if isinstance(dims, str) or len(dims) != 2 or len(set(dims)) != 2:
         raise TableError(f"dims of table {name!r} must be two different names, got {dims!r}")
     return str(dims[0]), str(dims[1])
+
+
+def _checked_staleness(name: str, staleness: Any) -> int | None:
+    if staleness is None:
+        return None
+    try:
+        bound = operator.index(staleness)
+    except TypeError:
+        raise TableError(f"staleness of table {name!r} must be an integer or None") from None
+    if bound < 0:
+        raise TableError(
+            f"staleness of table {name!r} must be >= 0, got {bound}; "
+            'use consistency="asp" for no bound'
+        )
+    return bound
 
 
 def _check_coords(spec: TableSpec) -> None:
@@ -254,12 +273,26 @@ def _check_init(spec: TableSpec) -> None:
         if spec.dtype.startswith("int"):
             raise TableError(f"table {spec.name!r}: random first values need a float dtype")
         return
-    if np.ndim(spec.init) == 0 and np.isreal(spec.init):
-        return
-    if not isinstance(spec.init, np.ndarray):
-        object.__setattr__(spec, "init", np.asarray(spec.init))
-    if spec.init.shape != spec.shape:
+    sparse = sp.issparse(spec.init)
+    init: Any = sp.csr_array(spec.init) if sparse else np.asarray(spec.init)
+    if init.dtype.kind not in "biuf":
+        raise TableError(f"first values of table {spec.name!r} must be numbers, got {spec.init!r}")
+    if init.ndim and init.shape != spec.shape:
         raise TableError(
-            f"first values of table {spec.name!r} have shape {spec.init.shape}, "
+            f"first values of table {spec.name!r} have shape {init.shape}, "
             f"the table has {spec.shape}"
         )
+    numbers = init.data if sparse else init
+    if spec.dtype.startswith("int") and not _all_fit(numbers, np.iinfo(spec.dtype)):
+        raise TableError(f"first values of table {spec.name!r} do not fit {spec.dtype}; round them")
+    if init.ndim:
+        object.__setattr__(spec, "init", init)
+
+
+def _all_fit(init: npt.NDArray[Any], limits: np.iinfo[Any]) -> bool:
+    """Whether numbers are whole and within the limits of an integer type."""
+    if init.dtype.kind != "f":
+        return bool(((init >= limits.min) & (init <= limits.max)).all())
+    # 2**63 - 1 is no float: the float next to it would be 2**63, which does not fit
+    inside = (init >= float(limits.min)) & (init < -float(limits.min))
+    return bool((inside & (init == np.rint(init))).all())

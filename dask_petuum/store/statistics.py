@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Statistics", "TableStatistics"]
@@ -55,10 +55,17 @@ class Statistics:
 
     def to_dict(self) -> dict[str, Any]:
         """All counts, as plain data."""
-        tables = {name: asdict(counts) for name, counts in self.tables.items()}
-        for counts in tables.values():
-            counts["staleness"] = dict(sorted(counts["staleness"].items()))
+        tables = {}
+        for name, counts in self.tables.items():
+            plain = {**vars(counts), "staleness": dict(sorted(counts.staleness.items()))}
+            tables[name] = plain
         return {"waited": self.waited, "tables": tables}
+
+    def summary(self) -> dict[str, float]:
+        """Sums over the tables since the start, and the mean lag of the reads."""
+        sums = self._sums()
+        reads, lag = sums.pop("reads"), sums.pop("lag")
+        return {**sums, "staleness": lag / reads if reads else 0.0}
 
     def _sums(self) -> dict[str, float]:
         counts = self.tables.values()

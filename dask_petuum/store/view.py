@@ -98,6 +98,10 @@ class StoreView:
             else:
                 target[where] += delta
 
+    def is_open(self, owner: int) -> bool:
+        """Whether an owner has answered, or has none of the rows."""
+        return owner in self.opened or all(piece.owner != owner for piece in self.pieces)
+
     def take_pending(self) -> Any:
         """Take the increments of the clock that ends; None where there are none."""
         pending, self._pending = self._pending, None

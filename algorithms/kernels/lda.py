@@ -80,7 +80,9 @@ def sample_cell(
                 excess = (count + beta) * weight[old] - (count - one + beta) * without
             share = uniform(seed, i)
             new = draw_topic(n_wk, word, weight, running, beta, share, old, excess)
-            if new == old or new >= n_topics:
+            if new >= n_topics:  # rounding at the very end of the running sums
+                new = old if old >= 0 else n_topics - 1
+            if new == old:
                 continue
             n_changed += 1
             if old >= 0:

@@ -128,7 +128,9 @@ def sample_words(
                 new = (first << 4) + lane
                 for row in range(first, min(first + DEPTH, n_rows_all) - 1):
                     new += 16 * (running[row] <= goal)
-            if new == old or new >= n_topics:
+            if new >= n_topics:  # rounding at the very end of the running sums
+                new = old if old >= 0 else n_topics - 1
+            if new == old:
                 continue
             n_changed += 1
             if old >= 0:

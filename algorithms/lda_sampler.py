@@ -1,0 +1,174 @@
+"""One pass of Gibbs sampling over the tokens of a partition, in several threads.
+
+Word-topic counts and document-topic counts are exact at every draw, whatever the number of
+threads: cells of a diagonal share no word and no document. Only the topic totals lag, by what the
+other cells of the same diagonal changed; they are merged after each diagonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import digamma, gammaln
+
+from .kernels.lda import sample_cell
+from .kernels.lda_model import document_likelihood, prior_sums, word_likelihood, word_sums
+from .kernels.lda_simd import DEPTH, LANES
+from .kernels.lda_sparse import sample_words
+from .kernels.lda_tokens import collect_lists
+from .lda_tokens import State
+
+__all__ = [
+    "Lists",
+    "Map",
+    "doc_likelihood",
+    "lists",
+    "minka_sums",
+    "sample_pass",
+    "word_log_likelihood",
+    "word_prior_sum",
+]
+
+Array = NDArray[Any]
+#: Calls a function on each item, perhaps in threads; results in order.
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
+Lists = tuple[Array, Array, Array, Array]
+
+
+def sample_pass(
+    state: State,
+    n_wk: Array,
+    n_k: Array,
+    alpha: Array,
+    beta: float,
+    seeds: np.random.SeedSequence,
+    threads: Map,
+) -> int:
+    """Draw a new topic for every token of a partition.
+
+    Parameters
+    ----------
+    state
+        From `lda_tokens.lay_out`; its ``topics`` (and lists) are changed in place.
+    n_wk, n_k
+        (n_words, n_padded) int32 and (n_padded,) int64 counts, changed in place.
+    alpha
+        (n_topics,) document-topic prior.
+    beta
+        Topic-word prior.
+    seeds
+        Root of the pass's random numbers.
+    threads
+        Runs the cells of a diagonal.
+
+    Returns
+    -------
+    Number of tokens whose topic changed.
+    """
+    n_groups = len(state["cuts"]) - 1
+    streams = seeds.generate_state(n_groups * n_groups, np.uint64).reshape(n_groups, n_groups)
+    smooth = np.zeros(n_wk.shape[1], dtype=np.float32)
+    smooth[: len(alpha)] = alpha
+    cell = _sparse_cell if "docs" in state else _dense_cell
+    changed = 0
+    for diagonal in range(n_groups):
+        totals = [n_k.copy() for _ in range(n_groups)]
+
+        def sample(group: int, diagonal: int = diagonal, totals: list[Array] = totals) -> int:
+            column = (group + diagonal) % n_groups
+            prior = (len(alpha), smooth, np.float32(beta), streams[diagonal, group])
+            return int(cell(state, group, column, prior, n_wk, totals[group]))
+
+        changed += sum(threads(sample, range(n_groups)))
+        n_k += sum(part - n_k for part in totals)
+    return changed
+
+
+def _dense_cell(state: State, group: int, column: int, prior: Any, n_wk: Array, n_k: Array) -> int:
+    n_topics, alpha, beta, seed = prior
+    n_dk = np.zeros(len(alpha), dtype=np.int32)
+    scratch = np.empty((3, len(alpha)), dtype=np.float32)
+    docs = state["cuts"][group : group + 2]
+    changed: int = sample_cell(
+        state["words"], state["topics"], state["bounds"], docs, column,
+        n_topics, alpha, beta, seed, n_wk, n_k, n_dk, scratch,
+    )  # fmt: skip
+    return changed
+
+
+def _sparse_cell(state: State, group: int, column: int, prior: Any, n_wk: Array, n_k: Array) -> int:
+    n_topics, alpha, beta, seed = prior
+    n_buckets = -(-len(alpha) // (LANES * DEPTH)) * LANES
+    zeros = np.zeros((1, n_buckets), dtype=np.int32)
+    sums = np.zeros(n_buckets, dtype=np.float32)
+    scratch = np.empty((4, len(alpha)), dtype=np.float32)
+    words = state["word_cuts"][column : column + 2]
+    changed: int = sample_words(
+        state["docs"], state["topics"], state["word_order"], state["word_ptr"][group], words,
+        n_topics, alpha, beta, seed, n_wk, n_k,
+        state["list_ptr"], state["list_size"], state["list_topics"], state["list_counts"],
+        zeros, sums, scratch,
+    )  # fmt: skip
+    return changed
+
+
+def lists(state: State, n_topics: int, threads: Map) -> Lists:
+    """Each document's topics and their counts: (list_ptr, list_size, list_counts, list_topics)."""
+    ptr = state["list_ptr"]
+    if "docs" in state:
+        return ptr, state["list_size"], state["list_counts"], state["list_topics"]
+    size = np.zeros(len(ptr) - 1, dtype=np.int32)
+    topics, counts = (np.empty(int(ptr[-1]), dtype=np.int32) for _ in range(2))
+
+    def collect(docs: Array) -> None:
+        collect_lists(docs, state["bounds"], state["topics"], n_topics, ptr, size, topics, counts)
+
+    threads(collect, _ranges(state["cuts"]))
+    return ptr, size, counts, topics
+
+
+def doc_likelihood(state: State, alpha: Array, threads: Map) -> float:
+    """Log p(z | alpha) of a partition's documents."""
+    of = lists(state, len(alpha), threads)
+    return float(
+        sum(threads(lambda docs: document_likelihood(*of, alpha, docs), _ranges(state["cuts"])))
+    )
+
+
+def minka_sums(state: State, alpha: Array, threads: Map) -> Array:
+    """Sums of Minka's fixed point over a partition's documents: (n_topics + 1,)."""
+    of = lists(state, len(alpha), threads)
+
+    def part(docs: Array) -> Array:
+        sums = np.empty(len(alpha) + 1)
+        prior_sums(*of, alpha, docs, sums)
+        return sums
+
+    return np.asarray(sum(threads(part, _ranges(state["cuts"]))))
+
+
+def word_log_likelihood(n_wk: Array, n_k: Array, n_topics: int, beta: float, threads: Map) -> float:
+    """Log p(w | z, beta) of the whole corpus, from its counts."""
+    v_beta = n_wk.shape[0] * beta
+    chunks = _chunks(n_wk.shape[0])
+    total = sum(threads(lambda rows: word_likelihood(n_wk, n_topics, beta, rows), chunks))
+    return float(total + n_topics * gammaln(v_beta) - gammaln(n_k[:n_topics] + v_beta).sum())
+
+
+def word_prior_sum(n_wk: Array, n_k: Array, n_topics: int, beta: float, threads: Map) -> float:
+    """Factor by which Minka's fixed point changes the symmetric topic-word prior."""
+    n_words = n_wk.shape[0]
+    above = sum(threads(lambda rows: word_sums(n_wk, n_topics, beta, rows), _chunks(n_words)))
+    below = (digamma(n_k[:n_topics] + n_words * beta) - digamma(n_words * beta)).sum()
+    return float(above / (n_words * below)) if below > 0 else 1.0
+
+
+def _ranges(cuts: Array) -> list[Array]:
+    return [cuts[i : i + 2] for i in range(len(cuts) - 1)]
+
+
+def _chunks(n: int, size: int = 4096) -> list[Array]:
+    return [np.array([i, min(i + size, n)], dtype=np.int64) for i in range(0, n, size)]

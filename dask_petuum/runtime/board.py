@@ -48,7 +48,7 @@ class Board:
     client: str
     addresses: Sequence[str]
     slack: int = 0
-    joined: set[int] = field(default_factory=set)
+    exchanges: list[dict[int, Any]] = field(default_factory=list)
     finished: set[int] = field(default_factory=set)
     clocks: list[int] = field(default_factory=list)
     status: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -65,18 +65,24 @@ class Board:
         return min(self.clocks)
 
     @property
-    def complete(self) -> bool:
-        """Whether every rank has joined."""
-        return len(self.joined) == len(self.addresses)
-
-    @property
     def ended(self) -> bool:
         """Whether nothing more will happen."""
         return self.failure is not None or len(self.finished) == len(self.addresses)
 
-    def join(self, rank: int) -> None:
-        """Note that a rank's shard and handlers are there."""
-        self.joined.add(rank)
+    def tell(self, rank: int, value: Any) -> int:
+        """Take a rank's value of its next exchange; return the exchange's number."""
+        number = sum(rank in exchange for exchange in self.exchanges)
+        if number == len(self.exchanges):
+            self.exchanges.append({})
+        self.exchanges[number][rank] = value
+        return number
+
+    def told(self, number: int) -> list[Any] | None:
+        """All ranks' values of an exchange, or None while some are missing."""
+        exchange = self.exchanges[number]
+        if len(exchange) < len(self.addresses):
+            return None
+        return [exchange[rank] for rank in range(len(self.addresses))]
 
     def finish(self, rank: int) -> None:
         """Note that a rank has ended its last clock."""

@@ -147,8 +147,10 @@ def run_rank(
     worker = get_worker()
     secede()
     try:
-        endpoint = worker.plugins[PLUGIN_NAME].start_run(spec, rank)
-        _join(worker, spec, rank)
+        run = worker.plugins[PLUGIN_NAME].start_run(spec, rank)
+        endpoint = run.endpoint
+        opened = run.open_memory(rank, _exchange(worker, spec, rank, run.describe_memory()))
+        run.share_memory(rank, _exchange(worker, spec, rank, opened))
         with Threads(spec.n_threads or worker.state.nthreads) as threads:
             ctx = RankContext(spec, rank, endpoint, threads, worker)
             result = function(ctx, pieces)
@@ -169,10 +171,13 @@ def read_shard(run_id: str, table: str) -> list[tuple[int, Any]]:
     return blocks
 
 
-def _join(worker: Any, spec: RunSpec, rank: int) -> None:
-    reply = _ask(worker, "petuum_join", run_id=spec.run_id, rank=rank)
+def _exchange(worker: Any, spec: RunSpec, rank: int, value: Any) -> list[Any]:
+    """Tell all ranks something and hear what they tell; returns when all are there."""
+    reply = _ask(worker, "petuum_exchange", run_id=spec.run_id, rank=rank, value=value)
     if reply["status"] != "OK":
         raise RunInterruptedError(reply["text"])
+    values: list[Any] = reply["values"]
+    return values
 
 
 def _ask(worker: Any, operation: str, **message: Any) -> dict[str, Any]:

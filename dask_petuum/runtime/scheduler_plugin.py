@@ -51,7 +51,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum_hello": self.hello,
             "petuum_status": self.status,
             "petuum_create_run": self.create_run,
-            "petuum_join": self.join,
+            "petuum_exchange": self.exchange,
             "petuum_finish": self.finish,
             "petuum_fail": self.fail,
             "petuum_watch": self.watch,
@@ -92,18 +92,24 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._changed[run_id] = asyncio.Event()
         return {"status": "OK"}
 
-    async def join(self, run_id: str, rank: int) -> dict[str, Any]:
-        """Note that a rank is ready; answered when all are (or the run has failed)."""
+    async def exchange(self, run_id: str, rank: int, value: Any) -> dict[str, Any]:
+        """Take a rank's value of its next exchange; answered with all ranks' when they are there.
+
+        The first exchange is how ranks join: a run begins when all of them have a shard.
+        """
         board = self._boards.get(run_id)
         if board is None:
             return {"status": "gone", "text": f"there is no run {run_id}"}
-        board.join(rank)
+        number = board.tell(rank, value)
         self._notify(run_id)
-        while not board.complete and board.failure is None and run_id in self._boards:
+        while board.told(number) is None and board.failure is None and run_id in self._boards:
             await self._wait(run_id, None)
         if board.failure is not None:
             return {"status": "failed", "text": board.failure.text}
-        return {"status": "OK"}
+        values = board.told(number)
+        if values is None:
+            return {"status": "gone", "text": f"run {run_id} was closed"}
+        return {"status": "OK", "values": values}
 
     async def finish(self, run_id: str, rank: int) -> dict[str, Any]:
         """Note that a rank has ended well."""

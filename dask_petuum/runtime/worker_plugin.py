@@ -14,20 +14,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from dask_petuum.exceptions import RunInterruptedError, TransportError
+from dask_petuum.exceptions import ProtocolError, RunInterruptedError, TransportError
 from dask_petuum.runtime import adapter
-from dask_petuum.runtime.endpoint import Endpoint
-from dask_petuum.runtime.owner_service import OwnerService
+from dask_petuum.runtime.rank_run import RankRun
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.version import PLUGIN_NAME, version
-from dask_petuum.store.layout import plan_layout
-from dask_petuum.store.owner import Owner
-from dask_petuum.store.rank import RankCore
-from dask_petuum.transport.dask_comms import DaskTransport, pack
+from dask_petuum.store.codec import chunk_bytes
 
 __all__ = ["PetuumWorker", "WorkerNode"]
 
@@ -65,15 +60,6 @@ class WorkerNode:
         return adapter.wrap_array(array)
 
 
-class _RankRun:
-    """What a worker has of one run: a shard, and the rank's endpoint."""
-
-    def __init__(self, owner: Owner, service: OwnerService, endpoint: Endpoint) -> None:
-        self.owner = owner
-        self.service = service
-        self.endpoint = endpoint
-
-
 class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
     """Holds this worker's shards."""
 
@@ -89,7 +75,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
     async def setup(self, worker: Worker) -> None:
         """Add the handlers and tell the scheduler."""
         self._worker = worker
-        self._runs: dict[str, _RankRun] = {}
+        self._runs: dict[str, RankRun] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="petuum-owner")
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_push": self.push,
@@ -114,20 +100,12 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         self._runs.clear()
         self._pool.shutdown(wait=False)
 
-    def start_run(self, spec: RunSpec, rank: int) -> Endpoint:
+    def start_run(self, spec: RunSpec, rank: int) -> RankRun:
         """Make this rank's shard and endpoint; from the rank's task."""
-        layout = plan_layout(spec.tables, len(spec.addresses))
-        identity = spec.identity(rank)
-        owner = Owner(identity, spec.tables, layout, ordered=spec.consistency.ordered)
         before = self._runs.get(spec.after) if spec.after is not None else None
-        if before is not None:
-            owner.adopt(before.owner)
-        service = OwnerService(owner)
-        core = RankCore(identity, spec.tables, layout, spec.consistency)
-        transport = DaskTransport(WorkerNode(self._worker), spec.addresses)
-        endpoint = Endpoint(core, service, transport, spec.consistency)
-        self._runs[spec.run_id] = _RankRun(owner, service, endpoint)
-        return endpoint
+        run = RankRun(spec, rank, WorkerNode(self._worker), before)
+        self._runs[spec.run_id] = run
+        return run
 
     def shard(self, run_id: str, table: str) -> list[tuple[int, Any]]:
         """Copies of this worker's blocks of a table, each with its first row."""
@@ -135,22 +113,22 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
 
     async def push(self, message: Mapping[str, Any]) -> Any:
         """Take another rank's batch."""
-        return await self._serve("push", message, sum(map(_chunk_bytes, message["chunks"])))
+        return await self._serve("push", message)
 
     async def pull(self, message: Mapping[str, Any]) -> Any:
         """Answer another rank's read."""
-        return await self._serve("pull", message, None)
+        return await self._serve("pull", message)
 
     async def open(self, message: Mapping[str, Any]) -> Any:
         """Take another rank's access plan."""
-        return await self._serve("open", message, None)
+        return await self._serve("open", message)
 
     async def close_run(self, run_id: str) -> dict[str, Any]:
         """Free what this worker has of a run."""
         run = self._runs.pop(run_id, None)
         if run is not None:
             run.endpoint.interrupt(RunInterruptedError(f"run {run_id} was closed"))
-            run.endpoint.close()
+            run.close()
         return {"status": "OK"}
 
     def interrupt(self, run_id: str, cause: str) -> None:
@@ -165,18 +143,25 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         if run is not None:
             run.endpoint.stop_clock = clock
 
-    async def _serve(self, operation: str, message: Mapping[str, Any], size: int | None) -> Any:
+    async def _serve(self, operation: str, message: Mapping[str, Any]) -> Any:
         run = self._runs.get(message["run"])
         if run is None:
             return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
+        sender = message["rank"]
+        try:
+            message = run.transport.unpack(sender, message)
+        except ProtocolError as error:
+            return {"status": "refused", "text": str(error)}
         handle = getattr(run.service, operation)
         answered = _Answer(asyncio.get_running_loop())
+        size = sum(map(chunk_bytes, message["chunks"])) if operation == "push" else None
         if (run.service.nbytes if size is None else size) <= INLINE_BYTES:
             handle(message, answered)
         else:
             await answered.loop.run_in_executor(self._pool, handle, message, answered)
         reply = await answered.future
-        return pack(reply, adapter.wrap_array)
+        run.keep(message, reply)
+        return run.transport.pack(sender, reply)
 
 
 class _Answer:
@@ -199,7 +184,3 @@ class _Answer:
     def _set(self, reply: Mapping[str, Any]) -> None:
         if not self.future.done():
             self.future.set_result(reply)
-
-
-def _chunk_bytes(chunk: Mapping[str, Any]) -> int:
-    return sum(value.nbytes for value in chunk.values() if isinstance(value, np.ndarray))

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_petuum.exceptions import ProtocolError
-from dask_petuum.store.codec import Chunk, encode_rows
+from dask_petuum.store.codec import Allocator, Chunk, encode_rows
 from dask_petuum.store.identity import Identity
 from dask_petuum.store.layout import Block
 from dask_petuum.store.messages import (
@@ -97,6 +97,8 @@ class Owner:
         Apply batches clock by clock, in the order of ranks (BSP).
     incarnation
         Told in every reply, so that a reply of an earlier life is not taken for one of this.
+    empty
+        Makes the arrays of answers, as ``numpy.empty``.
     """
 
     # The mutable state is `_shards` (values and row versions), `_version` and `_readers`;
@@ -110,7 +112,9 @@ class Owner:
         *,
         ordered: bool = False,
         incarnation: int = 0,
+        empty: Allocator = np.empty,
     ) -> None:
+        self._empty = empty
         self.run_id = identity.run_id
         self.rank = identity.rank
         self.epoch = identity.epoch
@@ -299,7 +303,7 @@ class Owner:
         chunks: list[Chunk] = []
         for (plan_id, index), plan in reader.plans.items():
             if read.plan in (None, plan_id):
-                chunks += _changed_rows(plan, read.since, plan_id, index)
+                chunks += self._changed_rows(plan, read.since, plan_id, index)
         return {
             **self._reply(),
             "number": read.number,
@@ -309,14 +313,13 @@ class Owner:
             "chunks": chunks,
         }
 
+    def _changed_rows(self, plan: _Plan, since: int, plan_id: int, index: int) -> list[Chunk]:
+        versions = plan.shard.versions if plan.rows is None else plan.shard.versions[plan.rows]
+        values, changed = plan.shard.values, versions > since
+        return list(encode_rows(values, plan.rows, changed, plan_id, index, self._empty))
+
     def _reply(self) -> Reply:
         return {"status": "OK", "incarnation": self.incarnation}
-
-
-def _changed_rows(plan: _Plan, since: int, plan_id: int, index: int) -> list[Chunk]:
-    versions = plan.shard.versions if plan.rows is None else plan.shard.versions[plan.rows]
-    changed = versions > since
-    return list(encode_rows(plan.shard.values, plan.rows, changed, plan_id, index))
 
 
 def _same_rows(plan: _Plan, other: _Plan) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dask_petuum.exceptions import TableError
-from dask_petuum.store.codec import Chunk, chunk_bytes, encode_delta, n_chunk_rows
+from dask_petuum.store.codec import Allocator, Chunk, chunk_bytes, encode_delta, n_chunk_rows
 from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.identity import Identity
 from dask_petuum.store.layout import Block
@@ -70,6 +70,8 @@ class _Entry:
 
     clock: int
     increments: list[tuple[StoreView, Any]]
+    #: What was sent; kept as long as the increments, for receivers that read it where it lies.
+    chunks: list[list[Chunk]]
     unacked: set[int]
     lacking: set[int]
 
@@ -85,6 +87,8 @@ class RankCore:
         The run's tables and their row blocks.
     consistency
         The model; its bound may move (``bound``).
+    empty
+        Makes the arrays that are sent, as ``numpy.empty``.
     """
 
     # The mutable state is `clock`, `bound`, the views, the update log `_log` and, per owner, what
@@ -96,7 +100,9 @@ class RankCore:
         specs: Sequence[TableSpec],
         layout: Mapping[str, Sequence[Block]],
         consistency: Consistency,
+        empty: Allocator = np.empty,
     ) -> None:
+        self._empty = empty
         self.rank = identity.rank
         self.n_ranks = n_ranks = identity.n_ranks
         self.clock = 0
@@ -113,6 +119,7 @@ class RankCore:
         self._since = [0] * n_ranks
         self._in_flight: dict[int, int] = {}
         self._n_pulls = 0
+        self._consumed: list[list[tuple[str, int]]] = [[] for _ in range(n_ranks)]
         self._ended = False
         self._inbox: list[list[Mapping[str, Any]]] = [[] for _ in range(n_ranks)]
         self._barrier = False
@@ -142,16 +149,17 @@ class RankCore:
         for view in self._views:
             if _same_view(view, spec, checked, read_my_writes):
                 return view, []
-        view = StoreView(spec, self._layout[name], len(self._views), checked, read_my_writes)
+        blocks, plan = self._layout[name], len(self._views)
+        view = StoreView(spec, blocks, plan, checked, read_my_writes, self._empty)
         self._views.append(view)
         effects = []
         for owner in sorted({piece.owner for piece in view.pieces}):
-            blocks = [(piece.block, piece.rows) for piece in view.pieces if piece.owner == owner]
+            held = [(piece.block, piece.rows) for piece in view.pieces if piece.owner == owner]
             message = {
                 **self._sender,
                 "plan": view.plan,
                 "table": name,
-                "blocks": blocks,
+                "blocks": held,
                 "need": max(0, self._need(view)),
             }
             effects.append(Open(owner, message))
@@ -167,6 +175,7 @@ class RankCore:
             return
         view.opened[owner] = reply["fresh"]
         self._install_chunks(owner, view, reply, reply["chunks"])
+        self._consumed[owner].append(("open", view.plan))
         self._update_freshness()
 
     def end_clock(self, *, last: bool = False, barrier: bool = False) -> list[Push | Pull]:
@@ -186,12 +195,12 @@ class RankCore:
         for view, pending in increments:
             for piece, part in view.parts(pending):
                 owners.add(piece.owner)
-                for chunk in encode_delta(part, view.plan, piece.block):
+                for chunk in encode_delta(part, view.plan, piece.block, self._empty):
                     chunks[piece.owner].append(chunk)
                     if piece.owner != self.rank:
                         n_rows = n_chunk_rows(chunk, view.spec.n_cols)
                         self.statistics.sent(view.spec.name, chunk_bytes(chunk), n_rows)
-        entry = _Entry(self.clock, increments, set(range(self.n_ranks)), owners)
+        entry = _Entry(self.clock, increments, chunks, set(range(self.n_ranks)), owners)
         self._log.append(entry)
         self._show_own(increments)
         base = {**self._sender, "clock": self.clock, "last": last}
@@ -206,7 +215,7 @@ class RankCore:
         return effects
 
     def on_pushed(self, owner: int, clock: int) -> None:
-        """Note that an owner has a batch."""
+        """Note that an owner has a batch (in BSP: has it, but may not have applied it yet)."""
         outstanding = (
             owner in self._in_flight
             or self._inbox[owner]
@@ -215,7 +224,7 @@ class RankCore:
         for entry in self._log:
             if entry.clock == clock:
                 entry.unacked.discard(owner)
-                if not outstanding:
+                if not outstanding and not self._consistency.ordered:
                     entry.lacking.discard(owner)
         self._trim()
 
@@ -252,6 +261,7 @@ class RankCore:
                 for plan, chunks in by_plan.items():
                     self._install_chunks(owner, self._views[plan], reply, chunks)
                 self._installed[owner] = max(self._installed[owner], reply["fresh"])
+                self._consumed[owner].append(("pull", reply["number"]))
                 for entry in self._log:
                     if entry.clock < reply["own"]:
                         entry.lacking.discard(owner)
@@ -301,7 +311,9 @@ class RankCore:
             "number": self._n_pulls,
             "need": max(need, 0),
             "since": self._since[owner],
+            "consumed": self._consumed[owner],
         }
+        self._consumed[owner] = []
         return [Pull(owner, message)]
 
     def _show_own(self, increments: Sequence[tuple[StoreView, Any]]) -> None:

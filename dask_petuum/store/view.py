@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from dask_petuum.store import kernels
-from dask_petuum.store.codec import Chunk, chunk_rows, decode_csr
+from dask_petuum.store.codec import Allocator, Chunk, chunk_rows, decode_csr
 from dask_petuum.store.layout import Block
 from dask_petuum.store.rows import checked_delta, checked_positions, spread_rows
 from dask_petuum.store.spec import TableSpec
@@ -45,6 +45,8 @@ class StoreView:
         Number of the access plan, unique in its rank.
     rows
         int64 row numbers, ascending; None: all.
+    empty
+        Makes the arrays that increments are collected in, as ``numpy.empty``.
     """
 
     # The mutable state is `_values`, `_pending` and `fresh`; the rank's thread changes them, in
@@ -57,8 +59,10 @@ class StoreView:
         plan: int,
         rows: Array | None,
         read_my_writes: bool,
+        empty: Allocator = np.empty,
     ) -> None:
         self.spec = spec
+        self._empty = empty
         self.plan = plan
         self.rows = rows
         self.read_my_writes = read_my_writes
@@ -90,13 +94,26 @@ class StoreView:
             if self.read_my_writes:
                 self._values = self._values + delta
             return
-        if self._pending is None:
-            self._pending = np.zeros(self.shape, dtype=self.spec.dtype)
-        for target in (self._pending, self._values) if self.read_my_writes else (self._pending,):
+        self._collect(delta, where)
+        if self.read_my_writes:
             if where is None:
-                target += delta
+                self._values += delta
             else:
-                target[where] += delta
+                self._values[where] += delta
+
+    def _collect(self, delta: Array, where: Array | None) -> None:
+        """Add to the pending increments; the first whole one is copied, not added to zeros."""
+        first = self._pending is None
+        if first:
+            self._pending = self._empty(self.shape, self.spec.dtype)
+        if where is None and first:
+            np.copyto(self._pending, delta)
+        elif where is None:
+            self._pending += delta
+        else:
+            if first:
+                self._pending.fill(0)
+            self._pending[where] += delta
 
     def is_open(self, owner: int) -> bool:
         """Whether an owner has answered, or has none of the rows."""

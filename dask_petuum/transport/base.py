@@ -15,7 +15,9 @@ OnReply = Callable[[Reply | Exception], None]
 class Transport(Protocol):
     """Carries messages between the ranks of a run. Safe to call from any thread."""
 
-    def call(self, peer: int, operation: str, message: Mapping[str, Any], on_reply: OnReply) -> None:
+    def call(
+        self, peer: int, operation: str, message: Mapping[str, Any], on_reply: OnReply
+    ) -> None:
         """Send a message to a rank's owner; ``on_reply`` is called later, in any thread."""
 
     def cast(self, operation: str, message: Mapping[str, Any]) -> None:

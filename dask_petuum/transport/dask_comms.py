@@ -1,20 +1,20 @@
 """A transport over Dask's own connections: no port of our own, TLS where the cluster has it.
 
-An array travels as a frame of its own, without a pickle or a copy; everything else of a message
-is msgpack. Frames are at most 4 MB because the codec cuts chunks so.
+An array travels as a frame of its own, without a pickle or a copy (frames are at most 4 MB because
+the codec cuts chunks so), or not at all where both ranks share memory (:mod:`.shared`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
-
-import numpy as np
 
 from dask_petuum.exceptions import TransportError
 from dask_petuum.transport.base import OnReply
+from dask_petuum.transport.shared import Arena, PeerArena
+from dask_petuum.transport.wire import pack, unpack
 
-__all__ = ["DaskTransport", "Node", "pack"]
+__all__ = ["DaskTransport", "Node"]
 
 
 class Node(Protocol):
@@ -36,19 +36,6 @@ class Node(Protocol):
         """Mark an array to travel as a frame of its own."""
 
 
-def pack(value: Any, wrap: Any) -> Any:
-    """Mark the arrays of a message, whatever they are nested in."""
-    if isinstance(value, np.ndarray):
-        return wrap(np.ascontiguousarray(value))
-    if isinstance(value, Mapping):
-        return {key: pack(item, wrap) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [pack(item, wrap) for item in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
-
-
 class DaskTransport:
     """Calls other ranks' workers.
 
@@ -58,17 +45,31 @@ class DaskTransport:
         The worker that this rank runs on.
     addresses
         Worker of each rank.
+    arena
+        This rank's memory that others on its host can read; None: nothing is shared.
     """
 
-    def __init__(self, node: Node, addresses: Sequence[str]) -> None:
+    # The mutable state is `_peers` and `_readers` (set once, before the first call) and `_open`.
+
+    def __init__(self, node: Node, addresses: Sequence[str], arena: Arena | None = None) -> None:
         self._node = node
         self._addresses = addresses
+        self._arena = arena
+        self._peers: dict[int, PeerArena] = {}
+        self._readers: frozenset[int] = frozenset()
         self._open = True
 
-    def call(self, peer: int, operation: str, message: Mapping[str, Any], on_reply: OnReply) -> None:
+    def share(self, peers: Mapping[int, PeerArena], readers: Iterable[int]) -> None:
+        """Note whose memory is within reach, and which ranks reach this one's."""
+        self._peers = dict(peers)
+        self._readers = frozenset(readers)
+
+    def call(
+        self, peer: int, operation: str, message: Mapping[str, Any], on_reply: OnReply
+    ) -> None:
         """Send a message to a rank's owner."""
         if self._open:
-            self._node.spawn(self._call(self._addresses[peer], operation, message, on_reply))
+            self._node.spawn(self._call(peer, operation, message, on_reply))
 
     def cast(self, operation: str, message: Mapping[str, Any]) -> None:
         """Send a message to the scheduler's plugin."""
@@ -76,16 +77,26 @@ class DaskTransport:
             self._node.soon(self._node.cast, operation, message)
 
     def close(self) -> None:
-        """Stop sending."""
+        """Stop sending; let go of the shared memory."""
         self._open = False
+        self._peers = {}
+
+    def pack(self, peer: int, message: Any) -> Any:
+        """Make a message to a peer ready to be sent."""
+        return pack(message, self._node.wrap, self._arena if peer in self._readers else None)
+
+    def unpack(self, peer: int, message: Any) -> Any:
+        """Turn a message from a peer back into arrays."""
+        return unpack(message, self._peers.get(peer))
 
     async def _call(
-        self, address: str, operation: str, message: Mapping[str, Any], on_reply: OnReply
+        self, peer: int, operation: str, message: Mapping[str, Any], on_reply: OnReply
     ) -> None:
+        address = self._addresses[peer]
+        reply: Mapping[str, Any] | Exception
         try:
-            packed = pack(message, self._node.wrap)
-            reply: Mapping[str, Any] | Exception
-            reply = await self._node.call(address, operation, packed)
+            packed = self.pack(peer, message)
+            reply = self.unpack(peer, await self._node.call(address, operation, packed))
         except TransportError as error:
             reply = error
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it

@@ -1,0 +1,86 @@
+"""What a worker has of one run: a shard, the rank's endpoint, and memory shared with its host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dask_petuum.runtime import config
+from dask_petuum.runtime.endpoint import Endpoint
+from dask_petuum.runtime.owner_service import OwnerService
+from dask_petuum.runtime.spec import RunSpec
+from dask_petuum.store.codec import Allocator
+from dask_petuum.store.layout import plan_layout
+from dask_petuum.store.owner import Owner
+from dask_petuum.store.rank import RankCore
+from dask_petuum.transport.dask_comms import DaskTransport, Node
+from dask_petuum.transport.shared import Arena, PeerArena
+
+__all__ = ["RankRun"]
+
+
+class RankRun:
+    """One rank of a run, in its worker's process.
+
+    Parameters
+    ----------
+    spec, rank
+        Which.
+    node
+        The worker.
+    before
+        The run whose final values this one starts with.
+    """
+
+    # The mutable state beside that of its parts is `_answers`: those whose arrays another rank may
+    # still read here; the event loop changes it.
+
+    def __init__(self, spec: RunSpec, rank: int, node: Node, before: RankRun | None = None) -> None:
+        identity = spec.identity(rank)
+        layout = plan_layout(spec.tables, len(spec.addresses))
+        ordered = spec.consistency.ordered
+        self.arena = Arena() if config.shares_memory() and len(spec.addresses) > 1 else None
+        empty: Allocator = np.empty if self.arena is None else self.arena.empty
+        self.owner = Owner(identity, spec.tables, layout, ordered=ordered, empty=empty)
+        if before is not None:
+            self.owner.adopt(before.owner)
+        self.service = OwnerService(self.owner)
+        core = RankCore(identity, spec.tables, layout, spec.consistency, empty)
+        self.transport = DaskTransport(node, spec.addresses, self.arena)
+        self.endpoint = Endpoint(core, self.service, self.transport, spec.consistency)
+        self._answers: dict[int, dict[tuple[str, int], Any]] = {}
+
+    def describe_memory(self) -> dict[str, Any] | None:
+        """What others need to read this rank's arena; None: nothing is shared."""
+        return None if self.arena is None else self.arena.describe()
+
+    def open_memory(self, rank: int, descriptions: list[dict[str, Any] | None]) -> list[int]:
+        """Map the arenas of the ranks on this host; return which they are."""
+        self._peers = {}
+        for other, description in enumerate(descriptions):
+            if other != rank and description is not None and self.arena is not None:
+                peer = PeerArena.open(description)
+                if peer is not None:
+                    self._peers[other] = peer
+        return sorted(self._peers)
+
+    def share_memory(self, rank: int, opened: list[list[int]]) -> None:
+        """Use shared memory with the ranks that have opened this one's."""
+        readers = {other for other, ranks in enumerate(opened) if rank in ranks}
+        self.transport.share(self._peers, readers)
+
+    def keep(self, message: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
+        """Keep an answer's arrays until its reader says that they are installed."""
+        kept = self._answers.setdefault(message["rank"], {})
+        for kind, number in message.get("consumed", ()):
+            kept.pop((str(kind), int(number)), None)
+        if self.arena is not None and reply.get("chunks"):
+            kind = "pull" if "number" in message else "open"
+            kept[kind, int(message["number" if kind == "pull" else "plan"])] = reply
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.endpoint.close()
+        self._answers.clear()

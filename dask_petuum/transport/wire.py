@@ -1,0 +1,67 @@
+"""Messages on their way: arrays become frames, or places in memory that both sides share.
+
+A message is plain data around arrays. Nothing in it is ever pickled: an array goes as a frame of
+its own (marked by the caller's ``wrap``), or, to a rank on the same host, as a small dict that
+names its place in the sender's arena; everything else is msgpack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dask_petuum.exceptions import ProtocolError
+from dask_petuum.transport.shared import Arena, PeerArena
+
+__all__ = ["pack", "unpack"]
+
+#: Key of the dict that stands for an array in shared memory.
+SHARED = "__shared__"
+
+
+def pack(value: Any, wrap: Callable[[Any], Any], arena: Arena | None = None) -> Any:
+    """Make a message ready to be sent.
+
+    Parameters
+    ----------
+    value
+        Plain data around arrays.
+    wrap
+        Marks an array to travel as a frame.
+    arena
+        The sender's, where the receiver can read it.
+    """
+    if isinstance(value, np.ndarray):
+        offset = None if arena is None else arena.locate(value)
+        if offset is not None:
+            return {SHARED: offset, "shape": list(value.shape), "dtype": value.dtype.str}
+        return wrap(np.ascontiguousarray(value))
+    if isinstance(value, Mapping):
+        return {key: pack(item, wrap, arena) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [pack(item, wrap, arena) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def unpack(value: Any, arena: PeerArena | None) -> Any:
+    """Turn a message back into plain data around arrays.
+
+    Raises
+    ------
+    ProtocolError
+        For a place in shared memory where none is shared, or outside of it.
+    """
+    if isinstance(value, Mapping):
+        if SHARED not in value:
+            return {key: unpack(item, arena) for key, item in value.items()}
+        if arena is None:
+            raise ProtocolError("a message names shared memory, but its sender shares none")
+        shape = tuple(int(n) for n in value["shape"])
+        return arena.array(int(value[SHARED]), shape, str(value["dtype"]))
+    if isinstance(value, (list, tuple)):
+        return [unpack(item, arena) for item in value]
+    return value

@@ -15,6 +15,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from dask_petuum.results import table_to_xarray
+from dask_petuum.store.spec import TableSpec
+
 __all__ = ["npmi", "read_model", "to_dataset", "top_indices", "write_model"]
 
 Array = NDArray[Any]
@@ -56,29 +59,31 @@ def npmi(X: Any, words: Array) -> Array:
     ratio[together == 0] = -1.0
     ratio[together == 1] = 1.0
     upper = np.triu_indices(words.shape[1], k=1)
-    return np.array([ratio[np.ix_(row, row)][upper].mean() if len(row) > 1 else 1.0 for row in place])
+    return np.array(
+        [ratio[np.ix_(row, row)][upper].mean() if len(row) > 1 else 1.0 for row in place]
+    )
 
 
 def to_dataset(model: Any) -> Any:
     """A fitted model as an xarray.Dataset with dims topic and word."""
-    import xarray as xr
-
     components = model.components_
     names = getattr(model, "feature_names_in_", np.arange(components.shape[1]))
-    share = model.word_topic_counts_.sum(axis=0) / max(int(model.word_topic_counts_.sum()), 1)
-    return xr.Dataset(
-        {
-            "topic_word": (
-                ("topic", "word"),
-                components / components.sum(axis=1, keepdims=True),
-                {"long_name": "probability of the word in the topic"},
-            ),
-            "topic_share": ("topic", share, {"long_name": "share of the corpus' tokens"}),
-            "doc_topic_prior": ("topic", np.asarray(model.doc_topic_prior_)),
-        },
-        coords={"topic": np.arange(len(components)), "word": np.asarray(names)},
-        attrs={"topic_word_prior": float(model.topic_word_prior_), "n_iter": int(model.n_iter_)},
+    spec = TableSpec(
+        "topic_word",
+        components.shape,
+        "float64",
+        dims=("topic", "word"),
+        coords={"topic": range(len(components)), "word": list(names)},
     )
+    shares = components / components.sum(axis=1, keepdims=True)
+    dataset = table_to_xarray(spec, shares).to_dataset()
+    totals = model.word_topic_counts_.sum(axis=0, dtype=np.int64)
+    dataset["topic_share"] = ("topic", totals / max(int(totals.sum()), 1))
+    dataset["doc_topic_prior"] = ("topic", model.doc_topic_prior_)
+    dataset["topic_word"].attrs["long_name"] = "probability of the word in the topic"
+    dataset["topic_share"].attrs["long_name"] = "share of the corpus' tokens"
+    dataset.attrs["topic_word_prior"] = float(model.topic_word_prior_)
+    return dataset
 
 
 def write_model(path: str | PathLike[str], about: dict[str, Any], arrays: dict[str, Array]) -> None:

@@ -1,0 +1,405 @@
+"""Latent Dirichlet allocation by collapsed Gibbs sampling.
+
+A document draws its topic shares from a Dirichlet, each token its topic from those shares and its
+word from that topic's distribution over words (Blei, Ng and Jordan 2003). Shares and topics are
+integrated out, and each token's topic is drawn given all others (Griffiths and Steyvers 2004):
+
+.. math:: p(z_i = k | z_{-i}, w) \\propto
+          (n_{dk} + \\alpha_k) \\frac{n_{wk} + \\beta}{n_k + V \\beta}
+
+The samplers are in ``kernels/lda.py`` and ``kernels/lda_sparse.py``, the program that runs them in
+``lda_program``, inference for documents in ``lda_infer``. Not here: online variational Bayes.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from numbers import Integral
+from os import PathLike
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.callback import with_callbacks
+from sklearn.utils.validation import check_is_fitted
+
+from dask_petuum.base import PetuumEstimator
+from dask_petuum.data.kinds import dask_backed
+from dask_petuum.lazy import map_rows
+from dask_petuum.runtime.job import Job, RunResult
+
+from .lda_counts import check_counts, check_input, check_piece, count_tokens
+from .lda_infer import Topics, document_completion, infer
+from .lda_parameters import check_parameters, first_priors
+from .lda_program import LDAProblem, LDAProgram
+from .lda_sampler import word_log_likelihood
+from .lda_tokens import choose_sampler, padded
+from .lda_topics import npmi, read_model, to_dataset, top_indices, write_model
+
+__all__ = ["LDA"]
+
+#: Passes over documents that join a model by `LDA.partial_fit`.
+PARTIAL_PASSES = 20
+#: Attributes that a saved model consists of, arrays and numbers apart.
+ARRAYS = ("word_topic_counts_", "doc_topic_prior_")
+NUMBERS = (
+    "topic_word_prior_", "n_iter_", "n_tokens_", "n_features_in_", "doc_log_likelihood_",
+)  # fmt: skip
+
+
+class LDA(  # type: ignore[misc]
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator
+):
+    """Topics of documents given as counts of words, in this process or on a Dask cluster.
+
+    The sampler draws from the exact conditional distribution of each token's topic. The same seed
+    and partitions give the same result on any number of threads, and in BSP of ranks.
+
+    Parameters
+    ----------
+    n_components
+        Number of topics K.
+    doc_topic_prior
+        Dirichlet parameter alpha of a document's topic shares. A number: the same for all topics.
+        "auto": learnt, one per topic. None: min(0.1, 10 / K); scikit-learn's
+        1 / K is small for documents with several topics.
+    topic_word_prior
+        Dirichlet parameter beta of a topic's words. A number; "auto": learnt; None: 0.01.
+    max_iter
+        Passes over the documents.
+    sampler
+        "sparse": looks at the topics that the document has; "dense": at all K, in vector
+        instructions; "auto": the faster. Both draw from the same distribution.
+    evaluate_every
+        Passes between two evaluations of the joint log-likelihood per token, kept in
+        ``history_``; 0 or -1: never.
+    tol
+        Stop when that log-likelihood moves by less between two evaluations; 0: never.
+    n_jobs
+        Threads of this process in a local run (None: all cores); no effect on the result.
+    random_state
+        Seed of the topics drawn, and of the halves that `perplexity` makes.
+    verbose
+        1: print each pass.
+    consistency, staleness
+        How current other ranks' counts are: "bsp", "ssp", "essp" or "asp", and by how many
+        passes they may lag. In this process every count is current.
+    warm_start
+        ``fit`` starts from the topics of the last fit: the first pass draws from them, then
+        they are forgotten.
+    scheduler
+        None: the active Dask client, else this process; "local"; or a scheduler's address.
+
+    Attributes
+    ----------
+    components_ : ndarray (n_components, n_words) float64
+        Pseudo-counts: tokens of each word in each topic, plus the topic-word prior. Divided by
+        their sums over words they are the topics. Made anew at each access.
+    word_topic_counts_ : ndarray (n_words, n_components) int32, tokens of each word in each topic
+    doc_topic_prior_ : ndarray (n_components,) float64
+    topic_word_prior_ : float
+    doc_log_likelihood_ : float, log p(z | alpha) of the documents seen
+    n_tokens_ : int, tokens seen
+    n_iter_ : int, passes made by the last fit
+    history_ : list of dict, one record per pass: seconds since the start, tokens, share of tokens
+        that changed their topic, ``log_likelihood`` per token where evaluated
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Notes
+    -----
+    Memory of a fit besides X, in bytes: 6 (K < 32768) a token, up to 8 for each topic of each
+    document, and 4 K for each word of the vocabulary (12 K where there are several partitions).
+
+    References
+    ----------
+    T. Griffiths and M. Steyvers, "Finding scientific topics", PNAS 101, 2004.
+    H. Wallach, D. Mimno and A. McCallum, "Rethinking LDA: why priors matter", NIPS 2009.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask_petuum.algorithms.lda import LDA
+    >>> X = np.repeat([[4, 3, 0, 0], [0, 0, 5, 2]], 10, axis=0)
+    >>> model = LDA(n_components=2, max_iter=20, random_state=0).fit(X)
+    >>> sorted(sorted(words.tolist()) for words in model.top_words(2))
+    [[0, 1], [2, 3]]
+    """
+
+    word_topic_counts_: NDArray[np.int32]
+    doc_topic_prior_: NDArray[np.float64]
+    topic_word_prior_: float
+    doc_log_likelihood_: float
+    n_tokens_: int
+    n_iter_: int
+    n_features_in_: int
+
+    def __init__(
+        self,
+        n_components: int = 10,
+        *,
+        doc_topic_prior: float | str | None = None,
+        topic_word_prior: float | str | None = None,
+        max_iter: int = 200,
+        sampler: str = "auto",
+        evaluate_every: int = 10,
+        tol: float = 0.0,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+        consistency: str = "bsp",
+        staleness: int | str = 0,
+        warm_start: bool = False,
+        scheduler: str | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.doc_topic_prior = doc_topic_prior
+        self.topic_word_prior = topic_word_prior
+        self.max_iter = max_iter
+        self.sampler = sampler
+        self.evaluate_every = evaluate_every
+        self.tol = tol
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+        self.consistency = consistency
+        self.staleness = staleness
+        self.warm_start = warm_start
+        self.scheduler = scheduler
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.positive_only = True
+        tags.input_tags.categorical = True  # whole numbers
+        return tags
+
+    @property
+    def components_(self) -> NDArray[np.float64]:
+        """Pseudo-counts of words in topics."""
+        try:
+            counts = self.__dict__["word_topic_counts_"]
+        except KeyError:
+            raise AttributeError("components_ is there after fit") from None
+        components: NDArray[np.float64] = counts.T + self.topic_word_prior_
+        return components
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.word_topic_counts_.shape[1])
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Find the topics.
+
+        Parameters
+        ----------
+        X
+            (n_documents, n_words) counts: whole numbers >= 0, as an ndarray, scipy.sparse,
+            DataFrame, xarray or a Dask collection.
+        y
+            Ignored.
+        """
+        check_parameters(self)
+        seed = self._seed_counts() if self.warm_start and self._is_fitted() else None
+        X = check_input(self, X, reset=True)
+        if seed is not None and seed.shape[0] != self.n_features_in_:
+            raise ValueError(
+                f"warm_start=True needs the words of the last fit: X has {self.n_features_in_} "
+                f"features, the model {seed.shape[0]}"
+            )
+        with self._job(X) as job:
+            program = LDAProgram(self._problem(job, seed, drop_seed=True))
+            self._run(
+                job, program, partial(self._keep, 0.0, 0),
+                max_clocks=self._max_clocks(job, self.max_iter),
+                seed=self._seed(self.random_state),
+            )  # fmt: skip
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Let new documents join the model: their topics are drawn, those of others stay.
+
+        Makes 20 passes over the new documents; the first call makes ``max_iter``.
+        """
+        check_parameters(self)
+        first = not self._is_fitted()
+        X = check_input(self, X, reset=first)
+        seed = None if first else self._seed_counts()
+        before = (0.0, 0) if first else (self.doc_log_likelihood_, self.n_tokens_)
+        passes = self.max_iter if first else PARTIAL_PASSES
+        with self._job(X) as job:
+            program = LDAProgram(self._problem(job, seed, drop_seed=False))
+            self._run(
+                job, program, partial(self._keep, *before),
+                max_clocks=self._max_clocks(job, passes),
+                seed=self._seed(self.random_state), callbacks=False,
+            )  # fmt: skip
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Infer the topic shares of documents.
+
+        Returns
+        -------
+        (n_documents, n_components) float64, rows sum to 1; a document without words gets the
+        mean of the prior. Lazy for a Dask collection.
+        """
+        check_is_fitted(self)
+        X = check_input(self, X, reset=False)
+        function = partial(_infer_block, self._topics(), self.n_jobs)
+        if dask_backed(X) is None:
+            return function(X)
+        return map_rows(function, X, n_columns=self.n_components, dtype=np.float64)
+
+    def perplexity(self, X: Any) -> float:
+        """Perplexity of held-out documents, by document completion; lower is better.
+
+        Of each document half of the tokens (rounded down, drawn by ``random_state``) are observed
+        and give its topic shares theta; the other half is scored:
+        exp(- sum log(sum_k theta_dk phi_kw) / number of scored tokens), the sums over the scored
+        tokens only (Wallach, Murray, Salakhutdinov and Mimno 2009, section 5.1).
+        """
+        return math.exp(-self.score(X))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-likelihood of a held-out token: minus the log of `perplexity`."""
+        check_is_fitted(self)
+        X = check_input(self, X, reset=False)
+        seed = self._seed(self.random_state)
+        if dask_backed(X) is not None:
+            with self._job(X) as job:
+                parts = job.map(partial(_score_partition, self._topics(), seed, self.n_jobs))
+        else:
+            parts = [document_completion(self._topics(), X, seed, self.n_jobs)]
+        n_scored = sum(count for _, count in parts)
+        if n_scored == 0:
+            raise ValueError("X has no tokens to score: every document is empty")
+        return sum(total for total, _ in parts) / n_scored
+
+    def log_likelihood(self) -> float:
+        """Joint log p(w, z | alpha, beta) of the training documents and the topics last drawn."""
+        check_is_fitted(self)
+        counts = np.ascontiguousarray(self.word_topic_counts_)
+        totals = counts.sum(axis=0, dtype=np.int64)
+        words = word_log_likelihood(
+            counts, totals, counts.shape[1], self.topic_word_prior_, _one_by_one
+        )
+        return self.doc_log_likelihood_ + words
+
+    def top_words(self, n_words: int = 10) -> list[NDArray[Any]]:
+        """The most frequent words of each topic: their names, or numbers where X had no names."""
+        check_is_fitted(self)
+        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
+        return [names[row] for row in top_indices(self.word_topic_counts_, n_words)]
+
+    def coherence(self, X: Any, n_words: int = 10) -> NDArray[np.float64]:
+        """NPMI coherence of each topic's top words over the documents of X, (n_components,)."""
+        check_is_fitted(self)
+        X = check_input(self, X, reset=False)
+        if dask_backed(X) is not None:
+            raise TypeError("coherence needs X in memory; compute a sample of it first")
+        return np.asarray(npmi(X, top_indices(self.word_topic_counts_, n_words)))
+
+    def to_xarray(self) -> Any:
+        """The model as an xarray.Dataset: topic_word, topic_share, doc_topic_prior."""
+        check_is_fitted(self)
+        return to_dataset(self)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fitted model to one npz file (no pickle); ``random_state`` only if a number."""
+        check_is_fitted(self)
+        parameters = self.get_params(deep=False)
+        if not isinstance(self.random_state, Integral):
+            parameters["random_state"] = None
+        about: dict[str, Any] = {"parameters": parameters, "history": self.history_}
+        about["numbers"] = {name: getattr(self, name) for name in NUMBERS}
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        if hasattr(self, "feature_names_in_"):
+            arrays["feature_names_in_"] = self.feature_names_in_.astype(str)
+        write_model(path, about, arrays)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read a model that `save` wrote."""
+        about, arrays = read_model(path)
+        model = cls(**about["parameters"])
+        names = arrays.pop("feature_names_in_", None)
+        if names is not None:
+            arrays["feature_names_in_"] = names.astype(object)
+        for name, value in {**about["numbers"], **arrays, "history_": about["history"]}.items():
+            setattr(model, name, value)
+        return model
+
+    def _is_fitted(self) -> bool:
+        return "word_topic_counts_" in self.__dict__
+
+    def _topics(self) -> Topics:
+        return Topics(self.word_topic_counts_, self.doc_topic_prior_, self.topic_word_prior_)
+
+    def _job(self, X: Any) -> Job:
+        lazy = dask_backed(X) is not None
+        return self._open_job(X, check=check_piece if lazy else None)
+
+    def _max_clocks(self, job: Job, passes: int) -> int:
+        """Passes, and the clock for which all partitions but the first wait at the start."""
+        return passes + (1 if len(job.sizes) > 1 else 0)
+
+    def _seed_counts(self) -> NDArray[np.int32]:
+        """Counts of the model so far, padded; (n_words, n_padded)."""
+        if self.word_topic_counts_.shape[1] != self.n_components:
+            raise ValueError(
+                f"the model has {self.word_topic_counts_.shape[1]} topics, n_components is now "
+                f"{self.n_components}; use warm_start=False"
+            )
+        counts = np.zeros((len(self.word_topic_counts_), padded(self.n_components)), np.int32)
+        counts[:, : self.n_components] = self.word_topic_counts_
+        return counts
+
+    def _problem(self, job: Job, seed: Any, *, drop_seed: bool) -> LDAProblem:
+        sizes = job.map(count_tokens)
+        n_tokens, n_docs = sum(tokens for tokens, _ in sizes), sum(docs for _, docs in sizes)
+        n_topics = int(self.n_components)
+        sampler = self.sampler
+        if sampler == "auto":
+            sampler = choose_sampler(n_topics, n_tokens, n_docs)
+        alpha, beta = first_priors(self, seed is not None)
+        return LDAProblem(
+            n_topics, job.n_features, alpha, beta, sampler,
+            learn_alpha=self.doc_topic_prior == "auto",
+            learn_beta=self.topic_word_prior == "auto",
+            evaluate_every=max(int(self.evaluate_every), 0),
+            tol=float(self.tol),
+            n_partitions=len(job.sizes),
+            slack=self.staleness if isinstance(self.staleness, int) else 8,
+            seed_counts=seed,
+            drop_seed=drop_seed,
+        )  # fmt: skip
+
+    def _keep(self, doc_log_likelihood: float, n_tokens: int, result: RunResult) -> None:
+        """Turn a run's result into attributes; likelihood and tokens are those before it."""
+        counts = result.tables["word_topic"][:, : self.n_components]
+        self.word_topic_counts_ = np.array(counts, dtype=np.int32, order="C")
+        first = result.outputs[0]
+        self.doc_topic_prior_ = np.array(first["alpha"])
+        self.topic_word_prior_ = float(first["beta"][0])
+        parts = [float(output["doc_log_likelihood"][0]) for output in result.outputs]
+        self.doc_log_likelihood_ = doc_log_likelihood + math.fsum(parts)
+        self.n_tokens_ = n_tokens + sum(int(output["n_tokens"][0]) for output in result.outputs)
+        self.n_iter_ = result.n_clocks
+        self.history_ = result.history
+
+
+def _one_by_one(function: Any, items: Any) -> list[Any]:
+    return [function(item) for item in items]
+
+
+def _infer_block(topics: Topics, n_jobs: int | None, block: Any) -> NDArray[np.float64]:
+    check_counts(block)
+    return np.asarray(infer(topics, block, n_jobs))
+
+
+def _score_partition(topics: Topics, seed: int, n_jobs: int | None, part: Any) -> tuple[float, int]:
+    return document_completion(topics, part.data, seed + part.index, n_jobs)

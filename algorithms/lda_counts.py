@@ -1,0 +1,102 @@
+"""Checks of counts of words: whole numbers, none negative, none too large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.utils.validation import check_array, validate_data
+
+from dask_petuum.data import Partition
+from dask_petuum.data.kinds import dask_backed
+
+from .inputs import check_rows
+
+__all__ = ["check_counts", "check_input", "check_piece", "count_tokens"]
+
+#: A document's count of a word; they are kept in 32 bits.
+LARGEST = 2**31 - 1
+
+
+def check_input(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """Check the counts that a method was given; learn (``reset``) or compare their columns.
+
+    Returns
+    -------
+    X as an ndarray or CSR of its own number type; a Dask collection as it was given, whose
+    values are checked where they lie.
+
+    Raises
+    ------
+    ValueError
+        In scikit-learn's words, or naming the row and the value of the first bad count.
+    """
+    if dask_backed(X) is not None:
+        return check_rows(estimator, X, reset=reset)
+    X = validate_data(
+        estimator,
+        X,
+        accept_sparse="csr",
+        dtype="numeric",
+        order="C",
+        reset=reset,
+        accept_large_sparse=True,
+        ensure_all_finite=False,
+    )
+    check_counts(X)
+    return X
+
+
+def check_counts(X: Any) -> None:
+    """Refuse counts that are negative, fractional or not finite, naming the first.
+
+    Raises
+    ------
+    ValueError
+        With the row, column and value.
+    """
+    values = X.data if sp.issparse(X) else X
+    if values.dtype.kind in "bu" and values.dtype.itemsize < 4:
+        return
+    with np.errstate(invalid="ignore"):
+        low = not values.size or values.min() >= 0  # False for NaN
+        fine = low and (not values.size or values.max() <= LARGEST)
+        if fine and (values.dtype.kind in "iu" or bool((values == np.rint(values)).all())):
+            return
+        bad = ~((values >= 0) & (values <= LARGEST) & (values == np.rint(values)))
+    row, column, value = _first(X, bad)
+    where = f"in row {row}, column {column}"
+    if np.isnan(value):
+        raise ValueError(f"Input X contains NaN: counts must be whole numbers, got nan {where}")
+    if np.isinf(value):
+        raise ValueError(f"Input X contains infinity: got {value} {where}")
+    if value < 0:
+        raise ValueError(
+            f"Negative values in data passed to LDA: counts must be >= 0, got {value} {where}"
+        )
+    raise ValueError(
+        f"counts must be whole numbers up to {LARGEST}, got {value} {where}; LDA takes the "
+        "counts of words themselves, not tf-idf weights"
+    )
+
+
+def check_piece(X: Any, y: Any, sample_weight: Any) -> None:
+    """Check a piece of a Dask collection where it lies."""
+    check_array(X, accept_sparse="csr", dtype=None, ensure_min_samples=0, ensure_all_finite=False)
+    check_counts(X)
+
+
+def count_tokens(partition: Partition) -> tuple[int, int]:
+    """Tokens and documents of a partition."""
+    return int(partition.data.sum(dtype=np.int64)), partition.n_rows
+
+
+def _first(X: Any, bad: Any) -> tuple[int, int, Any]:
+    """Row, column and value of the first bad count."""
+    if not sp.issparse(X):
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        return row, column, X[row, column]
+    place = int(np.flatnonzero(bad)[0])
+    row = int(np.searchsorted(X.indptr, place, side="right")) - 1
+    return row, int(X.indices[place]), X.data[place]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 #: Files in the folder that ``lda --output`` makes.
-MODEL, WORDS, TOPICS, DOCUMENTS = "model", "words.txt", "topics.csv", "documents.npy"
+MODEL, WORDS, TOPICS, DOCUMENTS = "model.npz", "words.txt", "topics.csv", "documents.npy"
 
 
 @click.group(name="petuum", context_settings={"help_option_names": ["-h", "--help"]})

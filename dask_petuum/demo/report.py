@@ -116,9 +116,9 @@ class Progress:
     Parameters
     ----------
     seconds
-        (n_clocks,) since the fit began.
+        (n,) since the fit began, of the clocks at which it was evaluated.
     log_likelihood
-        (n_clocks,) joint log-likelihood a token, in nats.
+        (n,) joint log-likelihood a token, in nats.
     """
 
     seconds: FloatArray
@@ -127,11 +127,11 @@ class Progress:
 
 def progress(history: Sequence[dict[str, float]]) -> Progress:
     """Take the curve of a fit from an estimator's ``history_``."""
-    told = [record for record in history if "log_likelihood" in record]
-    return Progress(
-        np.array([record["time"] for record in told], dtype=np.float64),
-        np.array([record["log_likelihood"] for record in told], dtype=np.float64),
-    )
+    told = np.array(
+        [(record["seconds"], record.get("log_likelihood", np.nan)) for record in history]
+    ).reshape(-1, 2)
+    told = told[np.isfinite(told[:, 1])]
+    return Progress(told[:, 0], told[:, 1])
 
 
 def rate(history: Sequence[dict[str, float]], n_tokens: int) -> float:
@@ -141,5 +141,5 @@ def rate(history: Sequence[dict[str, float]], n_tokens: int) -> float:
     """
     if len(history) < 2:
         return float("nan")
-    seconds = history[-1]["time"] - history[0]["time"]
+    seconds = history[-1]["seconds"] - history[0]["seconds"]
     return n_tokens * (len(history) - 1) / seconds if seconds > 0 else float("nan")

@@ -17,6 +17,7 @@ import inspect
 import io
 import logging
 import multiprocessing
+import os
 import pkgutil
 import re
 import warnings
@@ -105,7 +106,10 @@ class Corpus:
 def read_docstrings(
     packages: Sequence[str] = PACKAGES, n_processes: int = 2
 ) -> dict[str, list[str]]:
-    """Return the docstrings of every package, in an order that is the same in every call.
+    """Return the docstrings of every package; the same packages give the same words in the same order.
+
+    The reading processes get a fixed hash seed: scipy puts some docstrings together from sets
+    (and random numbers into the outputs of some examples, which are no words).
 
     Parameters
     ----------
@@ -120,9 +124,26 @@ def read_docstrings(
         Package name to its docstrings, each once.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=n_processes, mp_context=context) as pool:
+    with (
+        _environment("PYTHONHASHSEED", "0"),
+        ProcessPoolExecutor(max_workers=n_processes, mp_context=context) as pool,
+    ):
         found = list(pool.map(_read_package, packages))
     return {name: documents for name, documents in zip(packages, found, strict=True) if documents}
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable for processes that are started in the ``with`` block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _read_package(package: str) -> list[str]:

@@ -17,6 +17,8 @@ from dask_petuum.demo.report import Topic
 __all__ = ["corpus_line", "ranks_table", "summary_table", "topics_table"]
 
 ACCENT = "#4477aa"
+#: Of the longest bar, characters.
+BAR_WIDTH = 8
 
 
 def corpus_line(corpus: Corpus) -> Text:
@@ -35,16 +37,16 @@ def corpus_line(corpus: Corpus) -> Text:
 def topics_table(topics: Sequence[Topic], sources: Sequence[str] = ()) -> Table:
     """Lay out the topics: share of the corpus, where it comes from, top words."""
     table = Table(title=f"{len(topics)} topics", box=None, header_style="bold", title_style="bold")
-    table.add_column("", justify="right", style="dim")
-    table.add_column("share", justify="right")
-    table.add_column("", width=12)
+    table.add_column("", justify="right", style="dim", min_width=2)
+    table.add_column("share", justify="right", min_width=6)
+    table.add_column("", min_width=BAR_WIDTH)
     if sources:
-        table.add_column("mostly in")
+        table.add_column("mostly in", min_width=max(map(len, sources)))
     table.add_column("top words", overflow="ellipsis", no_wrap=True)
     longest = max((topic.share for topic in topics), default=1.0)
     for line, topic in enumerate(topics, start=1):
         cells: list[RenderableType] = [str(line), f"{100 * topic.share:.1f} %"]
-        cells.append(Bar(longest, 0, topic.share, width=12, color=ACCENT))
+        cells.append(Bar(longest, 0, topic.share, width=BAR_WIDTH, color=ACCENT))
         if sources:
             cells.append(Text(sources[int(np.argmax(topic.by_source))], style="dim"))
         cells.append(" ".join(topic.words))

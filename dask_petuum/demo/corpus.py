@@ -106,7 +106,7 @@ class Corpus:
 def read_docstrings(
     packages: Sequence[str] = PACKAGES, n_processes: int = 2
 ) -> dict[str, list[str]]:
-    """Return the docstrings of every package; the same packages give the same words in the same order.
+    """Return the docstrings of every package: the same words in the same order in every call.
 
     The reading processes get a fixed hash seed: scipy puts some docstrings together from sets
     (and random numbers into the outputs of some examples, which are no words).

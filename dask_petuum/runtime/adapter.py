@@ -29,7 +29,9 @@ __all__ = [
     "cast_to_workers",
     "on_loop",
     "remove_handlers",
+    "soon",
     "spawn",
+    "task_error",
     "wait_on_loop",
     "wrap_array",
 ]
@@ -106,6 +108,17 @@ async def broadcast(
         msg={"op": operation, **message}, workers=known, on_error="return"
     )
     return replies
+
+
+def soon(scheduler: Any, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
+    """Run a coroutine function soon; the scheduler waits for it when it closes."""
+    scheduler._ongoing_background_tasks.call_soon(function, *args)
+
+
+def task_error(scheduler: Any, key: str) -> str:
+    """Traceback and error of a task that failed, as text."""
+    task = scheduler.tasks.get(key)
+    return "" if task is None else f"{task.traceback_text or ''}{task.exception_text or ''}"
 
 
 def on_loop(node: Any, function: Callable[..., Any], *args: Any) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distributed import Client, Future, wait
+from distributed import Client, Future
 
+from dask_petuum.runtime.pinned import wait_pinned
 from dask_petuum.runtime.placement import place_partitions
 
 __all__ = ["homes_of", "on_ranks", "put_pieces"]
@@ -24,26 +25,23 @@ def put_pieces(client: Client, pieces: Sequence[Any], addresses: Sequence[str]) 
 
     Raises
     ------
+    RankLostError
+        Where a worker is lost meanwhile.
     Exception
         What computing a piece raised.
     """
-    if pieces and all(hasattr(piece, "dask") for piece in pieces):
-        futures: list[Future] = client.compute(list(pieces), workers=list(addresses))
-    else:
-        n_ranks = len(addresses)
-        futures = [
-            piece
-            if isinstance(piece, Future)
-            else client.scatter(
-                [piece], workers=[addresses[index * n_ranks // len(pieces)]], hash=False
-            )[0]
-            for index, piece in enumerate(pieces)
-        ]
-    wait(futures)
-    for future in futures:
-        if future.status == "error":
-            future.result()
-    return futures
+    lazy = [index for index, piece in enumerate(pieces) if hasattr(piece, "dask")]
+    computed = client.compute([pieces[index] for index in lazy], workers=list(addresses))
+    futures = dict(zip(lazy, computed, strict=True))
+    for index, piece in enumerate(pieces):
+        if isinstance(piece, Future):
+            futures[index] = piece
+        elif index not in futures:
+            home = addresses[index * len(addresses) // len(pieces)]
+            futures[index] = client.scatter([piece], workers=[home], hash=False)[0]
+    placed = [futures[index] for index in range(len(pieces))]
+    wait_pinned(client, placed, addresses)
+    return placed
 
 
 def homes_of(

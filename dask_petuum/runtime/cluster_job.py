@@ -7,7 +7,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any, TypeVar
 
-from distributed import Client, Future, wait
+from distributed import Client, Future
 
 from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
 from dask_petuum.runtime.arm import arm
@@ -15,6 +15,7 @@ from dask_petuum.runtime.cluster_data import homes_of, put_pieces
 from dask_petuum.runtime.cluster_run import ClusterRun, new_run_id
 from dask_petuum.runtime.job import Check, Job, RunOptions, RunResult
 from dask_petuum.runtime.loop import LoopPlan, RankResult, metrics_table, run_loop
+from dask_petuum.runtime.pinned import gather_pinned, wait_pinned
 from dask_petuum.runtime.placement import place_partitions
 from dask_petuum.runtime.program import DataParallelProgram
 from dask_petuum.runtime.spec import RunSpec
@@ -58,9 +59,8 @@ class ClusterJob(Job):
         if not dataset.is_lazy:
             dataset = dataset.split(min(len(workers), dataset.n_rows or 1))
         pieces = put_pieces(client, dataset.pieces(), workers)
-        self.sizes: Sequence[PieceSize] = client.gather(
-            client.map(partial(measure, check=check), pieces, pure=False)
-        )
+        measured = client.map(partial(measure, check=check), pieces, workers=workers, pure=False)
+        self.sizes: Sequence[PieceSize] = gather_pinned(client, measured, workers)
         self._addresses = tuple(workers[: len(pieces)])
         self._ranks = place_partitions(
             [size.nnz for size in self.sizes],
@@ -80,7 +80,7 @@ class ClusterJob(Job):
             )
             for index, piece in enumerate(pieces)
         ]
-        wait(self._partitions)
+        wait_pinned(client, self._partitions, self._addresses)
 
     def __repr__(self) -> str:
         return f"<ClusterJob: {len(self.sizes)} partitions on {len(self._addresses)} ranks>"
@@ -91,8 +91,7 @@ class ClusterJob(Job):
             self._client.submit(function, part, workers=[self._address(index)], pure=False)
             for index, part in enumerate(self._partitions)
         ]
-        results: list[R] = self._client.gather(futures)
-        return results
+        return gather_pinned(self._client, futures, self._addresses)
 
     def run(self, program: DataParallelProgram, options: RunOptions) -> RunResult:
         """Run a program in all ranks."""

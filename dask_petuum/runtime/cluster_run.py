@@ -6,8 +6,10 @@ worker: behind a gateway it could not be reached.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +17,26 @@ import numpy as np
 import scipy.sparse as sp
 from distributed import Client, Future
 
-from dask_petuum.exceptions import RankError, RankLostError, RunError, RunInterruptedError
+from dask_petuum.exceptions import (
+    RankError,
+    RankLostError,
+    RunError,
+    RunInterruptedError,
+    TransportError,
+)
 from dask_petuum.runtime import adapter
+from dask_petuum.runtime.pinned import gather_pinned
 from dask_petuum.runtime.rank import read_shard, run_rank
 from dask_petuum.runtime.spec import RunSpec
 
 __all__ = ["ClusterRun", "new_run_id"]
+
+logger = logging.getLogger(__name__)
+
+#: Wait for the error that a rank raised, after its text has come, seconds.
+CAUSE_SECONDS = 10
+#: Longest wait for the scheduler's answer, seconds; it answers a poll after 20 s.
+CALL_SECONDS = 120
 
 #: Called with each finished clock's record; True asks the run to end.
 OnRecord = Callable[[dict[str, Any]], bool]
@@ -76,25 +92,11 @@ class ClusterRun:
             Why there is no result.
         """
         self._create()
-        futures = [
-            self.client.submit(
-                run_rank,
-                self.spec,
-                rank,
-                function,
-                list(pieces[rank]),
-                key=f"petuum-rank-{self.spec.run_id}-{rank}",
-                workers=[address],
-                allow_other_workers=False,
-                pure=False,
-                retries=0,
-            )
-            for rank, address in enumerate(self.spec.addresses)
-        ]
+        futures: list[Future] = []
         try:
-            self._follow(on_record, on_status, soft_interrupt)
-            results: list[tuple[Any, dict[str, Any]]] = self.client.gather(futures)
-            return results
+            futures += self._submit(function, pieces)
+            self._follow(futures, on_record, on_status, soft_interrupt)
+            return gather_pinned(self.client, futures, self.spec.addresses)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 self._stop(hard=True)
@@ -112,8 +114,9 @@ class ClusterRun:
             )
             for address in self.spec.addresses
         ]
+        shards = gather_pinned(self.client, futures, self.spec.addresses)
         blocks = sorted(
-            (block for shard in self.client.gather(futures) for block in shard),
+            (block for shard in shards for block in shard),
             key=lambda block: block[0],
         )
         values = [block for _, block in blocks]
@@ -123,8 +126,12 @@ class ClusterRun:
 
     def close(self) -> None:
         """Free what the run holds on the scheduler and the workers."""
-        if self.client.status == "running":
+        if self.client.status != "running":
+            return
+        try:
             self._call("petuum_close_run")
+        except TransportError as error:
+            logger.warning("Run %s could not be closed: %s", self.spec.run_id, error)
 
     def _create(self) -> None:
         reply = self._call(
@@ -136,23 +143,44 @@ class ClusterRun:
         if reply["status"] != "OK":
             raise RankLostError(reply["text"])
 
+    def _submit(
+        self, function: Callable[[Any, Sequence[Any]], Any], pieces: Sequence[Sequence[Any]]
+    ) -> list[Future]:
+        return [
+            self.client.submit(
+                run_rank,
+                self.spec,
+                rank,
+                function,
+                list(pieces[rank]),
+                key=self.spec.task_key(rank),
+                workers=[address],
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+            )
+            for rank, address in enumerate(self.spec.addresses)
+        ]
+
     def _follow(
-        self, on_record: OnRecord | None, on_status: OnStatus | None, soft_interrupt: bool
+        self,
+        futures: Sequence[Future],
+        on_record: OnRecord | None,
+        on_status: OnStatus | None,
+        soft_interrupt: bool,
     ) -> None:
         since, stopping = 0, False
         while True:
             try:
-                news = self._call("petuum_watch", since=since)
-                if news["status"] != "OK":
-                    raise RunError(news["text"])
+                news = self._watch(since)
                 if on_status is not None:
                     on_status(news["clocks"], news["ranks"])
                 for record in news["records"]:
+                    since += 1
                     wants_end = on_record is not None and on_record(record)
                     if wants_end and not stopping:
                         stopping = True
                         self._stop(hard=False)
-                since += len(news["records"])
             except KeyboardInterrupt:
                 if self.interrupted or not soft_interrupt:
                     raise
@@ -163,6 +191,13 @@ class ClusterRun:
                 if news["failure"] is not None:
                     raise _error_of(news["failure"])
                 return
+            _check_tasks(futures)
+
+    def _watch(self, since: int) -> dict[str, Any]:
+        news = self._call("petuum_watch", since=since)
+        if news["status"] != "OK":
+            raise RunInterruptedError(news["text"])
+        return news
 
     def _stop(self, hard: bool) -> None:
         if self.client.status == "running":
@@ -170,18 +205,37 @@ class ClusterRun:
 
     def _explain(self, error: BaseException, futures: Sequence[Future]) -> None:
         """Let the error that the user's function raised be the cause of the run's."""
-        if isinstance(error, RankError):
-            failed = futures[error.rank]
-            cause = failed.exception(timeout=10)
-            if isinstance(cause, BaseException):
-                error.__cause__ = cause
+        if self.client.status != "running":
+            return
+        if isinstance(error, RankError) and error.__cause__ is None:
+            try:
+                error.__cause__ = futures[error.rank].exception(timeout=CAUSE_SECONDS)
+            except (TimeoutError, CancelledError):
+                logger.info("The error of rank %d cannot be had; its text is there", error.rank)
         self.client.cancel(list(futures), force=True)
 
     def _call(self, operation: str, **message: Any) -> dict[str, Any]:
-        reply: dict[str, Any] = self.client.sync(
-            adapter.call_scheduler, self.client, operation, run_id=self.spec.run_id, **message
-        )
+        try:
+            reply: dict[str, Any] = self.client.sync(
+                adapter.call_scheduler,
+                self.client,
+                operation,
+                run_id=self.spec.run_id,
+                callback_timeout=CALL_SECONDS,
+                **message,
+            )
+        except TimeoutError as error:
+            raise TransportError(
+                f"the scheduler did not answer {operation!r} within {CALL_SECONDS} s"
+            ) from error
         return reply
+
+
+def _check_tasks(futures: Sequence[Future]) -> None:
+    """Raise where a rank's task is gone without a word of its run: cancelled by somebody, say."""
+    for rank, future in enumerate(futures):
+        if future.status in ("cancelled", "lost"):
+            raise RunInterruptedError(f"the task of rank {rank} was {future.status}")
 
 
 def _error_of(failure: dict[str, Any]) -> RunError:

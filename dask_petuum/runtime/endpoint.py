@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dask_petuum.exceptions import ProtocolError, RunError, RunInterruptedError, TransportError
@@ -27,7 +28,23 @@ MAX_TRIES = 8
 #: Pause before the second try, seconds; doubled with each further one.
 FIRST_PAUSE = 0.05
 
-Effect = Open | Pull | Push
+
+@dataclass(frozen=True)
+class Step:
+    """A push and a pull to the same owner in one message: half the messages of a BSP clock."""
+
+    owner: int
+    push: Push
+    pull: Pull
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """Both messages, and what an owner is found by."""
+        sender = {key: self.push.message[key] for key in ("run", "rank")}
+        return {**sender, "push": self.push.message, "pull": self.pull.message}
+
+
+Effect = Open | Pull | Push | Step
 
 
 class Endpoint:
@@ -147,7 +164,7 @@ class Endpoint:
         for effect in effects:
             if effect.owner == self._core.rank:
                 self._call_own(effect)
-        for effect in effects:
+        for effect in _joined(effects):
             if effect.owner != self._core.rank:
                 self._call(effect, 1)
 
@@ -196,6 +213,11 @@ class Endpoint:
     def _handle(self, effect: Effect, reply: Reply | Exception) -> Sequence[Effect]:
         if isinstance(reply, Exception):
             raise reply
+        if isinstance(effect, Step):
+            pushed: Sequence[Effect] = []
+            if reply.get("pushed") is not None:
+                pushed = self._handle(effect.push, reply["pushed"])
+            return [*pushed, *self._handle(effect.pull, reply)]
         status = reply["status"]
         if status == "superseded":
             return []
@@ -220,4 +242,16 @@ class Endpoint:
         return []
 
 
-_OPERATIONS: Mapping[type, str] = {Open: "open", Pull: "pull", Push: "push"}
+def _joined(effects: Sequence[Effect]) -> list[Effect]:
+    """Put a push and a pull to the same owner into one message."""
+    pulls = {effect.owner: effect for effect in effects if isinstance(effect, Pull)}
+    out: list[Effect] = []
+    for effect in effects:
+        if isinstance(effect, Push) and effect.owner in pulls:
+            out.append(Step(effect.owner, effect, pulls.pop(effect.owner)))
+        elif not isinstance(effect, Pull) or effect.owner in pulls:
+            out.append(effect)
+    return out
+
+
+_OPERATIONS: Mapping[type, str] = {Open: "open", Pull: "pull", Push: "push", Step: "step"}

@@ -52,6 +52,16 @@ class OwnerService:
         """Give the rows that changed; answered when they are fresh enough."""
         self._request(self._owner.pull, message, answer)
 
+    def step(self, message: Mapping[str, Any], answer: Answer) -> None:
+        """Apply a batch, then answer a read as :meth:`pull`; ``pushed`` is the batch's reply."""
+        acknowledged: list[Reply] = []
+        self.push(message["push"], acknowledged.append)
+        reply = acknowledged[0]
+        if reply["status"] == "OK":
+            self.pull(message["pull"], lambda read: answer({**read, "pushed": reply}))
+        else:
+            answer({**reply, "pushed": reply})
+
     def interrupt(self, cause: str) -> None:
         """Answer everybody who waits with the cause."""
         with self._lock:

@@ -17,6 +17,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board, Failure
+from dask_petuum.runtime.spec import rank_of_task
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 
 __all__ = ["PetuumScheduler"]
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Longest wait of a client's poll before it is answered with "nothing new", seconds.
 POLL_SECONDS = 20.0
+#: Wait for the workers' word that they have closed a run, seconds.
+CLOSE_SECONDS = 5.0
 
 
 class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
@@ -166,7 +169,13 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         if changed is not None:
             changed.set()
         if board is not None:
-            await adapter.broadcast(self._scheduler, board.addresses, "petuum_close", run_id=run_id)
+            closing = adapter.broadcast(
+                self._scheduler, board.addresses, "petuum_close", run_id=run_id
+            )
+            try:
+                await asyncio.wait_for(closing, CLOSE_SECONDS)
+            except TimeoutError:
+                logger.warning("A worker of run %s does not answer; it is told to close", run_id)
         return {"status": "OK"}
 
     async def uninstall(self) -> dict[str, Any]:
@@ -175,6 +184,17 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             await self.close_run(run_id)
         adapter.remove_handlers(self._scheduler, self._calls, self._casts)
         return {"status": "OK"}
+
+    def transition(self, key: object, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        """End a run whose rank failed without a word: before it began, or on its way here."""
+        if finish != "erred":
+            return
+        task = rank_of_task(key)
+        if task is not None:
+            run_id, rank = task
+            self._fail(
+                run_id, Failure("error", rank, adapter.task_error(self._scheduler, str(key)))
+            )
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """End the runs that had a rank there."""
@@ -188,7 +208,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         for run_id, board in list(self._boards.items()):
             if board.client == client:
                 self._fail(run_id, Failure("interrupt", -1, f"the client of run {run_id} is gone"))
-                scheduler._ongoing_background_tasks.call_soon(self.close_run, run_id)
+                adapter.soon(scheduler, self.close_run, run_id)
 
     def _fail(self, run_id: str, failure: Failure) -> None:
         board = self._boards.get(run_id)

@@ -9,7 +9,9 @@ from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.identity import Identity
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["RunSpec"]
+__all__ = ["RunSpec", "rank_of_task"]
+
+_TASK = "petuum-rank-"
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,15 @@ class RunSpec:
     def identity(self, rank: int) -> Identity:
         """Who a rank is in the store's messages."""
         return Identity(self.run_id, rank, len(self.addresses))
+
+    def task_key(self, rank: int) -> str:
+        """Key of the Dask task that is a rank."""
+        return f"{_TASK}{self.run_id}-{rank}"
+
+
+def rank_of_task(key: object) -> tuple[str, int] | None:
+    """Run and rank of a Dask task's key; None for other tasks."""
+    if not isinstance(key, str) or not key.startswith(_TASK):
+        return None
+    run_id, _, rank = key.removeprefix(_TASK).rpartition("-")
+    return run_id, int(rank)

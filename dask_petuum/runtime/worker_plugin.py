@@ -81,6 +81,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             "petuum_push": self.push,
             "petuum_pull": self.pull,
             "petuum_open": self.open,
+            "petuum_step": self.step,
             "petuum_close": self.close_run,
         }
         self._casts: dict[str, Callable[..., Any]] = {
@@ -123,6 +124,10 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         """Take another rank's access plan."""
         return await self._serve("open", message)
 
+    async def step(self, message: Mapping[str, Any]) -> Any:
+        """Take another rank's batch and answer its read."""
+        return await self._serve("step", message)
+
     async def close_run(self, run_id: str) -> dict[str, Any]:
         """Free what this worker has of a run."""
         run = self._runs.pop(run_id, None)
@@ -154,13 +159,15 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             return {"status": "refused", "text": str(error)}
         handle = getattr(run.service, operation)
         answered = _Answer(asyncio.get_running_loop())
-        size = sum(map(chunk_bytes, message["chunks"])) if operation == "push" else None
-        if (run.service.nbytes if size is None else size) <= INLINE_BYTES:
+        size = run.service.nbytes
+        if operation == "push":
+            size = sum(map(chunk_bytes, message["chunks"]))
+        if size <= INLINE_BYTES:
             handle(message, answered)
         else:
             await answered.loop.run_in_executor(self._pool, handle, message, answered)
         reply = await answered.future
-        run.keep(message, reply)
+        run.keep(message.get("pull", message), reply)
         return run.transport.pack(sender, reply)
 
 

@@ -42,16 +42,14 @@ __all__ = ["LDA"]
 
 #: Passes over documents that join a model by `LDA.partial_fit`.
 PARTIAL_PASSES = 20
-#: Attributes that a saved model consists of, arrays and numbers apart.
+#: What a saved model consists of.
 ARRAYS = ("word_topic_counts_", "doc_topic_prior_")
 NUMBERS = (
     "topic_word_prior_", "n_iter_", "n_tokens_", "n_features_in_", "doc_log_likelihood_",
 )  # fmt: skip
 
 
-class LDA(  # type: ignore[misc]
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator
-):
+class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  # type: ignore[misc]
     """Topics of documents given as counts of words, in this process or on a Dask cluster.
 
     The sampler draws from the exact conditional distribution of each token's topic. The same seed
@@ -284,9 +282,7 @@ class LDA(  # type: ignore[misc]
         check_is_fitted(self)
         counts = np.ascontiguousarray(self.word_topic_counts_)
         totals = counts.sum(axis=0, dtype=np.int64)
-        words = word_log_likelihood(
-            counts, totals, counts.shape[1], self.topic_word_prior_, _one_by_one
-        )
+        words = word_log_likelihood(counts, totals, counts.shape[1], self.topic_word_prior_, _map)
         return self.doc_log_likelihood_ + words
 
     def top_words(self, n_words: int = 10) -> list[NDArray[Any]]:
@@ -340,11 +336,10 @@ class LDA(  # type: ignore[misc]
         return Topics(self.word_topic_counts_, self.doc_topic_prior_, self.topic_word_prior_)
 
     def _job(self, X: Any) -> Job:
-        lazy = dask_backed(X) is not None
-        return self._open_job(X, check=check_piece if lazy else None)
+        return self._open_job(X, check=None if dask_backed(X) is None else check_piece)
 
     def _max_clocks(self, job: Job, passes: int) -> int:
-        """Passes, and the clock for which all partitions but the first wait at the start."""
+        # All partitions but the first wait for one clock at the start.
         return passes + (1 if len(job.sizes) > 1 else 0)
 
     def _seed_counts(self) -> NDArray[np.int32]:
@@ -392,8 +387,8 @@ class LDA(  # type: ignore[misc]
         self.history_ = result.history
 
 
-def _one_by_one(function: Any, items: Any) -> list[Any]:
-    return [function(item) for item in items]
+def _map(function: Any, items: Any) -> list[Any]:
+    return list(map(function, items))
 
 
 def _infer_block(topics: Topics, n_jobs: int | None, block: Any) -> NDArray[np.float64]:

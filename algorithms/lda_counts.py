@@ -56,7 +56,7 @@ def check_counts(X: Any) -> None:
     ValueError
         With the row, column and value.
     """
-    values = X.data if sp.issparse(X) else X
+    values: Any = X.data if sp.issparse(X) else X  # type: ignore[attr-defined]
     if values.dtype.kind in "bu" and values.dtype.itemsize < 4:
         return
     with np.errstate(invalid="ignore"):
@@ -94,7 +94,7 @@ def count_tokens(partition: Partition) -> tuple[int, int]:
 
 def _first(X: Any, bad: Any) -> tuple[int, int, Any]:
     """Row, column and value of the first bad count."""
-    if not sp.issparse(X):
+    if isinstance(X, np.ndarray):
         row, column = (int(i) for i in np.argwhere(bad)[0])
         return row, column, X[row, column]
     place = int(np.flatnonzero(bad)[0])

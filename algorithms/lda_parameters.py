@@ -29,7 +29,7 @@ def check_parameters(model: Any) -> None:
         _check_prior(name, getattr(model, name))
     if model.sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {SAMPLERS}, got {model.sampler!r}")
-    if not isinstance(model.tol, Real) or not model.tol >= 0:
+    if not isinstance(model.tol, Real) or not float(model.tol) >= 0:
         raise ValueError(f"tol must be a number >= 0, got {model.tol!r}")
     if not isinstance(model.evaluate_every, Integral):
         raise ValueError(f"evaluate_every must be an integer, got {model.evaluate_every!r}")
@@ -57,5 +57,5 @@ def first_priors(model: Any, going_on: bool) -> tuple[NDArray[np.float64], float
 def _check_prior(name: str, value: Any) -> None:
     if value is None or (isinstance(value, str) and value == "auto"):
         return
-    if not isinstance(value, Real) or isinstance(value, bool) or not value > 0:
+    if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
         raise ValueError(f"{name} must be None, 'auto' or a number > 0, got {value!r}")

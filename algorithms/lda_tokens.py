@@ -45,7 +45,7 @@ def choose_sampler(n_topics: int, n_tokens: int, n_docs: int) -> str:
 
 def as_counts(data: Any) -> tuple[Array, Array, Array]:
     """Turn rows of counts into (indptr int64, indices int32, counts int32)."""
-    rows = data if sp.issparse(data) else sp.csr_array(data)
+    rows: Any = data if sp.issparse(data) else sp.csr_array(data)
     return (
         rows.indptr.astype(np.int64, copy=False),
         rows.indices.astype(np.int32, copy=False),

@@ -17,6 +17,8 @@ the other cells of the diagonal.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dask_petuum.jit import kernel
@@ -31,8 +33,20 @@ _AHEAD = 3
 
 @kernel()
 def sample_cell(
-    words, topics, bounds, doc_range, group, n_topics, alpha, beta, seed, n_wk, n_k, n_dk, scratch
-):  # type: ignore[no-untyped-def]
+    words: Any,
+    topics: Any,
+    bounds: Any,
+    doc_range: Any,
+    group: Any,
+    n_topics: Any,
+    alpha: Any,
+    beta: Any,
+    seed: Any,
+    n_wk: Any,
+    n_k: Any,
+    n_dk: Any,
+    scratch: Any,
+) -> Any:
     """Draw a new topic for every token of one cell (document group x word group) of the grid.
 
     Parameters

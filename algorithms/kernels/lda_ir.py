@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.ir as ir  # type: ignore[import-untyped]
+import llvmlite.ir as ir
 from numba.core import cgutils
 
 __all__ = [
@@ -154,7 +154,9 @@ def accumulate_list(builder: Any, topics: Any, counts: Any, phi: Any, loop_args:
         at = builder.shl(loop.index, I64(4))
         topic = builder.load(lanes_at(builder, topics, at, LANE_I32), align=4)
         count = builder.load(lanes_at(builder, counts, at, LANE_I32), align=4)
-        is_old = builder.icmp_signed("==", topic, old)
+        # Padding is topic 0 with count 0: it must not pass for the old topic.
+        is_held = builder.icmp_signed(">", count, ir.Constant(LANE_I32, [0] * LANES))
+        is_old = builder.and_(builder.icmp_signed("==", topic, old), is_held)
         count = builder.select(is_old, builder.sub(count, ones), count)
         factor = builder.select(is_old, without, gather(builder, phi, topic))
         value = builder.fmul(builder.sitofp(count, LANE_F32), factor)

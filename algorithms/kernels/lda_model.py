@@ -7,6 +7,7 @@ Digamma and log-gamma functions are taken by recurrence up to 6 and Stirling's s
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ __all__ = [
 
 
 @kernel()
-def digamma(x):  # type: ignore[no-untyped-def]
+def digamma(x: Any) -> Any:
     """Digamma function of x > 0."""
     shift = 0.0
     while x < 6.0:
@@ -37,7 +38,7 @@ def digamma(x):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def log_gamma(x):  # type: ignore[no-untyped-def]
+def log_gamma(x: Any) -> Any:
     """Log of the gamma function of x > 0."""
     shift = 1.0
     while x < 8.0:
@@ -49,7 +50,9 @@ def log_gamma(x):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def document_likelihood(list_ptr, list_size, list_counts, list_topics, alpha, docs):  # type: ignore[no-untyped-def]
+def document_likelihood(
+    list_ptr: Any, list_size: Any, list_counts: Any, list_topics: Any, alpha: Any, docs: Any
+) -> Any:
     """Sum log p(z_d | alpha) over the documents docs[0] .. docs[1] - 1 (Dirichlet-multinomial).
 
     Parameters
@@ -76,7 +79,15 @@ def document_likelihood(list_ptr, list_size, list_counts, list_topics, alpha, do
 
 
 @kernel()
-def prior_sums(list_ptr, list_size, list_counts, list_topics, alpha, docs, sums):  # type: ignore[no-untyped-def]
+def prior_sums(
+    list_ptr: Any,
+    list_size: Any,
+    list_counts: Any,
+    list_topics: Any,
+    alpha: Any,
+    docs: Any,
+    sums: Any,
+) -> Any:
     """Add the sums of Minka's fixed point for alpha (Minka 2000, eq. 55) over some documents.
 
     Parameters
@@ -102,7 +113,7 @@ def prior_sums(list_ptr, list_size, list_counts, list_topics, alpha, docs, sums)
 
 
 @kernel()
-def word_sums(n_wk, n_topics, beta, rows):  # type: ignore[no-untyped-def]
+def word_sums(n_wk: Any, n_topics: Any, beta: Any, rows: Any) -> Any:
     """Sum psi(n_wk + beta) - psi(beta) over some words (numerator of Minka's step for beta)."""
     base = digamma(beta)
     result = 0.0
@@ -114,7 +125,7 @@ def word_sums(n_wk, n_topics, beta, rows):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def word_likelihood(n_wk, n_topics, beta, rows):  # type: ignore[no-untyped-def]
+def word_likelihood(n_wk: Any, n_topics: Any, beta: Any, rows: Any) -> Any:
     """Sum log Gamma(n_wk + beta) - log Gamma(beta) over some words; zero counts add nothing."""
     base = log_gamma(beta)
     result = 0.0
@@ -126,7 +137,18 @@ def word_likelihood(n_wk, n_topics, beta, rows):  # type: ignore[no-untyped-def]
 
 
 @kernel(fastmath=True)
-def fold_in(indptr, indices, counts, phi, alpha, docs, max_iter, tol, share, gamma):  # type: ignore[no-untyped-def]
+def fold_in(
+    indptr: Any,
+    indices: Any,
+    counts: Any,
+    phi: Any,
+    alpha: Any,
+    docs: Any,
+    max_iter: Any,
+    tol: Any,
+    share: Any,
+    gamma: Any,
+) -> Any:
     """Infer the topics of documents for fixed topics, by CVB0's fixed point.
 
     r_wk is proportional to phi[w, k] * (alpha_k + n_dk less this token's r), n_dk the sum of r
@@ -183,7 +205,7 @@ def fold_in(indptr, indices, counts, phi, alpha, docs, max_iter, tol, share, gam
 
 
 @kernel(fastmath=True)
-def score_tokens(indptr, indices, counts, phi, gamma, docs):  # type: ignore[no-untyped-def]
+def score_tokens(indptr: Any, indices: Any, counts: Any, phi: Any, gamma: Any, docs: Any) -> Any:
     """Sum log p(w | theta_d, phi) over the tokens of some documents, theta = gamma / sum gamma."""
     result = 0.0
     for doc in range(docs[0], docs[1]):

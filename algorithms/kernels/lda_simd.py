@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.ir as ir  # type: ignore[import-untyped]
+import llvmlite.ir as ir
 import numba
 import numpy as np
 from numba import types
@@ -60,6 +60,7 @@ __all__ = [
     "uniform_python",
 ]
 
+JIT_IS_OFF = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -308,7 +309,7 @@ def draw_listed_python(
 ) -> int:
     """Say what `draw_listed` does, in numpy float32, in the same order of sums."""
     part = slice(start, start + n_rows * LANES)
-    is_old = topics[part] == old
+    is_old = (topics[part] == old) & (counts[part] > 0)
     value = (counts[part] - is_old).astype(np.float32)
     value *= np.where(is_old, np.float32(without), phi[topics[part]])
     rows = np.cumsum(value.reshape(-1, LANES), axis=0, dtype=np.float32)
@@ -353,11 +354,10 @@ def _no_prefetch(array: Any, index: int) -> None:
     """Do nothing: what a prefetch means to a program."""
 
 
-if numba.config.DISABLE_JIT:
-    draw_listed, find_listed = draw_listed_python, find_listed_python
-    draw_topic, prefetch, uniform = draw_topic_python, _no_prefetch, uniform_python
-    prepare_word = prepare_word_python
-else:
-    draw_listed, find_listed = _draw_listed, _find_listed
-    draw_topic, prefetch, uniform = _draw, _prefetch, _uniform
-    prepare_word = _prepare_word
+#: What kernels call: an instruction, or its twin where the JIT is off.
+draw_listed: Any = draw_listed_python if JIT_IS_OFF else _draw_listed
+draw_topic: Any = draw_topic_python if JIT_IS_OFF else _draw
+find_listed: Any = find_listed_python if JIT_IS_OFF else _find_listed
+prefetch: Any = _no_prefetch if JIT_IS_OFF else _prefetch
+prepare_word: Any = prepare_word_python if JIT_IS_OFF else _prepare_word
+uniform: Any = uniform_python if JIT_IS_OFF else _uniform

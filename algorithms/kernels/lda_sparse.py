@@ -13,6 +13,8 @@ first-level cache. Nothing is approximated: each draw uses the current counts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dask_petuum.jit import kernel
@@ -26,7 +28,7 @@ _AHEAD = 4
 
 
 @kernel(inline=True)
-def bucket_of(topic):  # type: ignore[no-untyped-def]
+def bucket_of(topic: Any) -> Any:
     """Bucket of a topic (see `prepare_word`), -1 of topic -1."""
     if topic < 0:
         return -1
@@ -37,25 +39,25 @@ def bucket_of(topic):  # type: ignore[no-untyped-def]
 # updates of the list stand here; half of the lines are arguments.
 @kernel()
 def sample_words(
-    docs,
-    topics,
-    word_order,
-    word_ptr,
-    word_range,
-    n_topics,
-    alpha,
-    beta,
-    seed,
-    n_wk,
-    n_k,
-    list_ptr,
-    list_size,
-    list_topics,
-    list_counts,
-    zeros,
-    sums,
-    scratch,
-):  # type: ignore[no-untyped-def]
+    docs: Any,
+    topics: Any,
+    word_order: Any,
+    word_ptr: Any,
+    word_range: Any,
+    n_topics: Any,
+    alpha: Any,
+    beta: Any,
+    seed: Any,
+    n_wk: Any,
+    n_k: Any,
+    list_ptr: Any,
+    list_size: Any,
+    list_topics: Any,
+    list_counts: Any,
+    zeros: Any,
+    sums: Any,
+    scratch: Any,
+) -> Any:
     """Draw a new topic for every token of one cell (document group x word group) of the grid.
 
     Parameters

@@ -7,6 +7,8 @@ tokens together. Both orders are found by counting, in time linear in the tokens
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dask_petuum.jit import kernel
@@ -24,7 +26,9 @@ __all__ = [
 
 
 @kernel()
-def fill_by_document(indptr, indices, counts, group, bounds, words):  # type: ignore[no-untyped-def]
+def fill_by_document(
+    indptr: Any, indices: Any, counts: Any, group: Any, bounds: Any, words: Any
+) -> Any:
     """Write the tokens of each document, ordered by word group.
 
     Parameters
@@ -55,7 +59,7 @@ def fill_by_document(indptr, indices, counts, group, bounds, words):  # type: ig
 
 
 @kernel()
-def word_offsets(indptr, indices, counts, cuts, rank, offsets):  # type: ignore[no-untyped-def]
+def word_offsets(indptr: Any, indices: Any, counts: Any, cuts: Any, rank: Any, offsets: Any) -> Any:
     """Find where the tokens of each word begin inside each document group.
 
     Parameters
@@ -78,7 +82,9 @@ def word_offsets(indptr, indices, counts, cuts, rank, offsets):  # type: ignore[
 
 
 @kernel()
-def fill_by_word(indptr, indices, counts, cuts, rank, offsets, docs):  # type: ignore[no-untyped-def]
+def fill_by_word(
+    indptr: Any, indices: Any, counts: Any, cuts: Any, rank: Any, offsets: Any, docs: Any
+) -> Any:
     """Write the documents of the tokens, ordered by (document group, word, document).
 
     Parameters
@@ -100,7 +106,7 @@ def fill_by_word(indptr, indices, counts, cuts, rank, offsets, docs):  # type: i
 
 
 @kernel()
-def count_lists(lengths, n_topics, list_ptr):  # type: ignore[no-untyped-def]
+def count_lists(lengths: Any, n_topics: Any, list_ptr: Any) -> Any:
     """Place a list of topics for each document: min(length, K) entries, rounded up to 16.
 
     Parameters
@@ -116,7 +122,7 @@ def count_lists(lengths, n_topics, list_ptr):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def halve(indptr, counts, seed, observed):  # type: ignore[no-untyped-def]
+def halve(indptr: Any, counts: Any, seed: Any, observed: Any) -> Any:
     """Choose half of each document's tokens (rounded down) at random, all choices alike.
 
     Selection sampling (Knuth 1997, section 3.4.2, algorithm S) over the tokens.
@@ -144,7 +150,16 @@ def halve(indptr, counts, seed, observed):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def collect_lists(docs, bounds, topics, n_topics, list_ptr, list_size, list_topics, list_counts):  # type: ignore[no-untyped-def]
+def collect_lists(
+    docs: Any,
+    bounds: Any,
+    topics: Any,
+    n_topics: Any,
+    list_ptr: Any,
+    list_size: Any,
+    list_topics: Any,
+    list_counts: Any,
+) -> Any:
     """Count the topics of some documents whose tokens lie together, as lists.
 
     Parameters

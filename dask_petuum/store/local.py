@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dask_petuum.store.rows import checked_delta, checked_positions, checked_rows, spread_rows
+from dask_petuum.store.rows import (
+    checked_delta,
+    checked_positions,
+    checked_rows,
+    same_rows,
+    spread_rows,
+)
 from dask_petuum.store.rules import apply_dense
 from dask_petuum.store.spec import TableSpec, initial_values
 
@@ -40,14 +46,19 @@ class LocalTable:
     def view(
         self, rows: Sequence[int] | Array | None = None, *, read_my_writes: bool = True
     ) -> LocalView:
-        """Declare the rows that the rank will use."""
-        view = LocalView(self, checked_rows(self.spec, rows), read_my_writes)
+        """Declare the rows that the rank will use; the same declaration gives the same view."""
+        checked = checked_rows(self.spec, rows)
+        for view in self._views:
+            if view.declares(checked, read_my_writes):
+                return view
+        view = LocalView(self, checked, read_my_writes)
         self._views.append(view)
         return view
 
     def forget_views(self) -> None:
         """Forget the views of a run that has ended."""
         self._views.clear()
+        self._clock = 0
 
     def end_clock(self) -> None:
         """Apply what the views hold back, then show it in each of them."""
@@ -77,6 +88,10 @@ class LocalView:
         self._values: Any = None
         self.fresh = table._clock
         self._refresh(table._clock)
+
+    def declares(self, rows: Array | None, read_my_writes: bool) -> bool:
+        """Whether this is the view of such a declaration."""
+        return self._read_my_writes == read_my_writes and same_rows(self._rows, rows)
 
     @property
     def values(self) -> Any:

@@ -147,7 +147,7 @@ class RankCore:
             raise TableError(f"no table {name!r}; there are {sorted(self._specs)}")
         checked = checked_rows(spec, rows)
         for view in self._views:
-            if _same_view(view, spec, checked, read_my_writes):
+            if view.declares(spec, checked, read_my_writes):
                 return view, []
         blocks, plan = self._layout[name], len(self._views)
         view = StoreView(spec, blocks, plan, checked, read_my_writes, self._empty)
@@ -375,14 +375,6 @@ class RankCore:
     def _trim(self) -> None:
         while self._log and not self._log[0].unacked and not self._log[0].lacking:
             self._log.popleft()
-
-
-def _same_view(view: StoreView, spec: TableSpec, rows: Array | None, read_my_writes: bool) -> bool:
-    if view.spec is not spec or view.read_my_writes != read_my_writes:
-        return False
-    if view.rows is None or rows is None:
-        return view.rows is rows
-    return bool(np.array_equal(view.rows, rows))
 
 
 def _positions(rows: Array | None, wanted: Array) -> tuple[Array, Array]:

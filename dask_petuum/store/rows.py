@@ -12,7 +12,14 @@ import scipy.sparse as sp
 from dask_petuum.exceptions import TableError
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["checked_delta", "checked_positions", "checked_rows", "is_sparse", "spread_rows"]
+__all__ = [
+    "checked_delta",
+    "checked_positions",
+    "checked_rows",
+    "is_sparse",
+    "same_rows",
+    "spread_rows",
+]
 
 Array = npt.NDArray[Any]
 
@@ -104,6 +111,13 @@ def checked_delta(spec: TableSpec, shape: tuple[int, int], delta: Any, where: Ar
 def is_sparse(values: Any) -> bool:
     """Whether values are a scipy.sparse array; unlike ``issparse``, narrows no type."""
     return bool(sp.issparse(values))
+
+
+def same_rows(rows: Array | None, other: Array | None) -> bool:
+    """Whether two checked declarations name the same rows (None: all)."""
+    if rows is None or other is None:
+        return rows is other
+    return bool(np.array_equal(rows, other))
 
 
 def spread_rows(delta: Any, where: Array | None, shape: tuple[int, int]) -> Any:

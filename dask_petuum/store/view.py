@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from dask_petuum.store import kernels
 from dask_petuum.store.codec import Allocator, Chunk, chunk_rows, decode_csr
 from dask_petuum.store.layout import Block
-from dask_petuum.store.rows import checked_delta, checked_positions, spread_rows
+from dask_petuum.store.rows import checked_delta, checked_positions, same_rows, spread_rows
 from dask_petuum.store.spec import TableSpec
 
 __all__ = ["Piece", "StoreView"]
@@ -114,6 +114,11 @@ class StoreView:
             if first:
                 self._pending.fill(0)
             self._pending[where] += delta
+
+    def declares(self, spec: TableSpec, rows: Array | None, read_my_writes: bool) -> bool:
+        """Whether this is the view of such a declaration."""
+        own = self.spec is spec and self.read_my_writes == read_my_writes
+        return own and same_rows(self.rows, rows)
 
     def is_open(self, owner: int) -> bool:
         """Whether an owner has answered, or has none of the rows."""

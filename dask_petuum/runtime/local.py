@@ -13,6 +13,7 @@ from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.program import Record
 from dask_petuum.runtime.threads import Threads
 from dask_petuum.store.local import LocalTable, LocalView
+from dask_petuum.store.statistics import Statistics
 
 __all__ = ["LocalContext", "partition_seed"]
 
@@ -46,6 +47,8 @@ class LocalContext:
         self._seed = seed
         self._monitor = monitor
         self._read_my_writes = True
+        #: As the store counts them on a cluster; every read is fresh here.
+        self.counts = Statistics(list(tables))
 
     def __repr__(self) -> str:
         return f"<LocalContext clock {self.clock_index}, tables {sorted(self._tables)}>"
@@ -68,6 +71,12 @@ class LocalContext:
     def clock(self) -> None:
         """End this rank's step: nothing to send or to wait for, held-back increments are shown."""
         self.clock_index += 1
+        self.finish()
+        for name in self._tables:
+            self.counts.read(name, 0)
+
+    def finish(self) -> None:
+        """Apply what the views hold back, as at the end of the last clock."""
         for table in self._tables.values():
             table.end_clock()
 
@@ -84,8 +93,9 @@ class LocalContext:
         return partition_seed(self._seed, partition.index, self.clock_index)
 
     def statistics(self) -> dict[str, float]:
-        """Nothing is sent and nothing waited for."""
-        return {"bytes_in": 0.0, "bytes_out": 0.0, "waited": 0.0, "reads": 0.0, "lag": 0.0}
+        """Statistics since the last call: nothing is sent and nothing waited for."""
+        out: dict[str, float] = self.counts.since_last()
+        return out
 
     def report(self, record: Record) -> None:
         """Tell the caller's callbacks; they may ask for the end."""

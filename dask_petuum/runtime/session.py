@@ -12,12 +12,13 @@ The same program runs in this process (one rank) and on a Dask cluster (one rank
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from dask_petuum.exceptions import TableError
+from dask_petuum.exceptions import RankError, TableError
 from dask_petuum.results import table_to_xarray
 from dask_petuum.runtime.local import LocalContext
 from dask_petuum.runtime.pieces import given_pieces, join_pieces
@@ -66,7 +67,7 @@ class Session(ABC):
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -171,7 +172,10 @@ class Session(ABC):
 
 
 class LocalSession(Session):
-    """A session in this process: one rank."""
+    """A session in this process: one rank.
+
+    The tables are changed in place: what a run that failed added to them stays.
+    """
 
     def __init__(self, n_jobs: int | None = None) -> None:
         super().__init__()
@@ -196,12 +200,19 @@ class LocalSession(Session):
     ) -> list[Any]:
         pieces = given_pieces(partitions)
         values = [piece.compute() if hasattr(piece, "compute") else piece for piece in pieces]
-        with Threads(self._n_threads) as threads:
-            ctx = LocalContext(self._tables, threads, seed)
-            result = function(ctx, join_pieces(values))
-            ctx.clock()
-        for table in self._tables.values():
-            table.forget_views()
+        try:
+            with Threads(self._n_threads) as threads:
+                ctx = LocalContext(self._tables, threads, seed)
+                try:
+                    result = function(ctx, join_pieces(values))
+                except Exception as error:
+                    text = f"rank 0 raised {error!r}\n\n{traceback.format_exc()}"
+                    raise RankError(text, 0) from error
+                ctx.finish()
+        finally:
+            for table in self._tables.values():
+                table.forget_views()
+        self.statistics = [ctx.counts.to_dict()]
         return [result]
 
 

@@ -1,0 +1,78 @@
+"""Tasks that belong to certain workers: waiting for them, but not for a worker that is gone.
+
+Dask neither runs a task elsewhere that is pinned to a worker, nor fails it when that worker dies:
+whoever waits for it waits for ever. So each wait of the client for pinned tasks is here, and asks
+the scheduler from time to time whether their workers are still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from distributed import Client, Future
+
+from dask_petuum.exceptions import RankLostError, RunError
+from dask_petuum.runtime import adapter
+
+__all__ = ["gather_pinned", "wait_pinned"]
+
+#: Time between two looks at the workers, seconds.
+LOOK_SECONDS = 0.5
+
+
+def wait_pinned(client: Client, futures: Sequence[Future], addresses: Sequence[str]) -> None:
+    """Wait until all futures are done, leaving their results where they are.
+
+    Parameters
+    ----------
+    addresses
+        Workers without which they may never be done, by rank.
+
+    Raises
+    ------
+    RankLostError
+        Where one of the workers is gone.
+    Exception
+        What computing one of the futures raised.
+    """
+    for future in futures:
+        while not future.done():
+            try:
+                future.exception(timeout=LOOK_SECONDS)
+            except TimeoutError:
+                client.sync(_look, client, addresses)
+    for future in futures:
+        if future.status == "error":
+            future.result()
+        if future.status != "finished":
+            client.sync(_look, client, addresses)
+            raise RunError(f"{future.key} was {future.status}: was the client restarted?")
+
+
+def gather_pinned(client: Client, futures: Sequence[Future], addresses: Sequence[str]) -> list[Any]:
+    """Wait for all futures and bring their results here; as :func:`wait_pinned`."""
+    wait_pinned(client, futures, addresses)
+    results: list[Any] = client.sync(_gather, client, list(futures), addresses)
+    return results
+
+
+async def _gather(client: Client, futures: list[Future], addresses: Sequence[str]) -> Any:
+    task = asyncio.ensure_future(client.gather(futures, asynchronous=True))
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=LOOK_SECONDS)
+            if not task.done():
+                await _look(client, addresses)
+        return task.result()
+    finally:
+        task.cancel()
+
+
+async def _look(client: Client, addresses: Sequence[str]) -> None:
+    """Raise where a worker is gone."""
+    there = (await adapter.call_scheduler(client, "petuum_status"))["workers"]
+    lost = [f"rank {rank} with {a}" for rank, a in enumerate(addresses) if a not in there]
+    if lost:
+        raise RankLostError(f"workers were lost outside of a run: {', '.join(lost)}")

@@ -1,0 +1,77 @@
+"""Places to run in: this process, and the ranks of a real cluster that is started once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+#: Enough for what takes a second, on a busy machine; pytest-timeout ends what hangs.
+PATIENCE = 60
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """Four worker processes with one thread each; never killed by a test."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=4, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def client(cluster: Any) -> Iterator[Any]:
+    """A client of the cluster that is not the active one: other tests stay in this process."""
+    from distributed import Client
+
+    with Client(cluster, set_as_default=False) as connected:
+        connected.wait_for_workers(4, timeout=PATIENCE)
+        yield connected
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a test runs: in this process, or with so many ranks on the cluster."""
+
+    n_ranks: int
+    client: Any = None
+
+    def session(self) -> Any:
+        """Open a session here."""
+        import dask_petuum as petuum
+
+        return petuum.connect("local" if self.client is None else self.client)
+
+    def job(self, dataset: Any, **keywords: Any) -> Any:
+        """Open a job here: as many ranks as the dataset has partitions, four at most."""
+        if self.client is None:
+            from dask_petuum.runtime.job import LocalJob
+
+            return LocalJob(dataset, **keywords)
+        from dask_petuum.runtime.cluster_job import ClusterJob
+
+        return ClusterJob(self.client, dataset, **keywords)
+
+    def run(self, session: Any, function: Callable[..., Any], **keywords: Any) -> list[Any]:
+        """Run a function with this place's number of ranks, one number as each one's partition."""
+        return list(session.run(function, list(range(self.n_ranks)), **keywords))
+
+    def split(self, items: Sequence[Any]) -> list[Any]:
+        """Cut rows into one partition per rank."""
+        return [np.asarray(part) for part in np.array_split(np.asarray(items), self.n_ranks)]
+
+
+PLACES = ("local", "1 rank", "2 ranks", "4 ranks")
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> Place:
+    """Every place."""
+    if request.param == "local":
+        return Place(1)
+    return Place(int(request.param.split()[0]), request.getfixturevalue("client"))

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dask_petuum.data import Partition
 from dask_petuum.runtime.threads import Threads, count_threads
 
 from .kernels.lda_model import fold_in, score_tokens
 from .kernels.lda_tokens import halve
 from .lda_tokens import as_counts, padded
 
-__all__ = ["Topics", "document_completion", "infer"]
+__all__ = ["Topics", "document_completion", "infer", "score_partition"]
 
 Array = NDArray[Any]
 
@@ -108,6 +109,13 @@ def document_completion(
         lambda docs: score_tokens(indptr, rows, scored, phi, gamma, docs), len(indptr) - 1, n_jobs
     )
     return float(sum(total)), int(scored.sum(dtype=np.int64))
+
+
+def score_partition(
+    topics: Topics, seed: int, n_jobs: int | None, partition: Partition
+) -> tuple[float, int]:
+    """Document completion where a partition lies."""
+    return document_completion(topics, partition.data, seed + partition.index, n_jobs)
 
 
 def _fold(

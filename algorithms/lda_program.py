@@ -7,8 +7,9 @@ staleness means that a pass may not have seen the latest topics of other ranks' 
 (AD-LDA, Newman, Asuncion, Smyth and Welling 2009; SSP: Ho et al. 2013).
 
 The start: partition 0 draws the topics of its tokens one after the other, each given those before
-it; the other partitions wait for its counts (one clock) and then do the same from there. Drawn all
-at once, each would find topics of its own in an order of its own.
+it, first for an eighth of its documents, which it visits many times, then for a quarter, half and
+all. The other partitions wait for its counts (one clock) and draw theirs from there. Drawn all at
+once, each would find topics of its own in an order of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dask_petuum.store.spec import TableSpec
 
 from .lda_sampler import (
     doc_likelihood,
+    grow,
     minka_sums,
     sample_pass,
     word_log_likelihood,
@@ -54,6 +56,7 @@ class LDAProblem:
     sampler : "dense" or "sparse"
     learn_alpha, learn_beta : learn the priors by Minka's fixed point
     evaluate_every : passes between two evaluations of the log-likelihood; 0: never
+    growth : passes' worth of work in each stage of the start
     tol : end when the log-likelihood per token moves by less between two evaluations; 0: never
     n_partitions : partitions of the run
     slack : clocks by which a read may lag
@@ -70,6 +73,7 @@ class LDAProblem:
     learn_alpha: bool = False
     learn_beta: bool = False
     evaluate_every: int = 0
+    growth: float = 0.0
     tol: float = 0.0
     n_partitions: int = 1
     slack: int = 0
@@ -132,9 +136,12 @@ class LDAProgram(DataParallelProgram):
             return nothing
         self._learn_priors(ctx, state)
         n_wk, n_k, in_place = self._working_copy(ctx)
-        changed = sample_pass(
-            state, n_wk, n_k, state["alpha"], float(state["beta"][0]), ctx.seed(partition), ctx.map
-        )
+        args = (state, n_wk, n_k, state["alpha"], float(state["beta"][0]))
+        seeds = ctx.seed(partition)
+        drawn = 0
+        if state["passes"][0] == 0 and not n_k.any():
+            drawn = grow(*args, seeds, ctx.map, self.problem.growth)
+        changed = sample_pass(*args, seeds.spawn(1)[0], ctx.map)
         state["passes"][0] += 1
         made = int(state["passes"][0])
         self._drop_seed(partition, made, n_wk, n_k)
@@ -149,7 +156,7 @@ class LDAProgram(DataParallelProgram):
             state["prior_sums"] = sums
         n_tokens = float(len(state["topics"]))
         return {
-            "tokens": n_tokens,
+            "tokens": n_tokens + drawn,
             "changed": float(changed),
             "log_likelihood": likelihood,
             "evaluated": n_tokens if evaluated else 0.0,
@@ -159,7 +166,7 @@ class LDAProgram(DataParallelProgram):
         """Show tokens sampled, share that changed, and the joint log-likelihood per token."""
         shown = {
             "tokens": totals["tokens"],
-            "changed": totals["changed"] / max(totals["tokens"], 1.0),
+            "changed": min(totals["changed"] / max(totals["tokens"], 1.0), 1.0),
         }
         if totals["evaluated"] > 0:
             shown["log_likelihood"] = totals["log_likelihood"] / totals["evaluated"]

@@ -25,6 +25,7 @@ __all__ = [
     "Lists",
     "Map",
     "doc_likelihood",
+    "grow",
     "lists",
     "minka_sums",
     "sample_pass",
@@ -46,6 +47,7 @@ def sample_pass(
     beta: float,
     seeds: np.random.SeedSequence,
     threads: Map,
+    n_active: int | None = None,
 ) -> int:
     """Draw a new topic for every token of a partition.
 
@@ -63,28 +65,70 @@ def sample_pass(
         Root of the pass's random numbers.
     threads
         Runs the cells of a diagonal.
+    n_active
+        Document groups to sample, the first ones (None: all); their tokens alone are drawn.
 
     Returns
     -------
     Number of tokens whose topic changed.
     """
     n_groups = len(state["cuts"]) - 1
+    n_active = n_groups if n_active is None else n_active
     streams = seeds.generate_state(n_groups * n_groups, np.uint64).reshape(n_groups, n_groups)
     smooth = np.zeros(n_wk.shape[1], dtype=np.float32)
     smooth[: len(alpha)] = alpha
     cell = _sparse_cell if "docs" in state else _dense_cell
     changed = 0
     for diagonal in range(n_groups):
-        totals = [n_k.copy() for _ in range(n_groups)]
+        totals = [n_k.copy() for _ in range(n_active)]
 
         def sample(group: int, diagonal: int = diagonal, totals: list[Array] = totals) -> int:
             column = (group + diagonal) % n_groups
             prior = (len(alpha), smooth, np.float32(beta), streams[diagonal, group])
             return int(cell(state, group, column, prior, n_wk, totals[group]))
 
-        changed += sum(threads(sample, range(n_groups)))
+        changed += sum(threads(sample, range(n_active)))
         n_k += sum(part - n_k for part in totals)
     return changed
+
+
+def grow(
+    state: State,
+    n_wk: Array,
+    n_k: Array,
+    alpha: Array,
+    beta: float,
+    seeds: np.random.SeedSequence,
+    threads: Map,
+    effort: float,
+) -> int:
+    """Find first topics on an eighth, a quarter and half of the documents, in turn.
+
+    Topics take some fifty passes to part from each other, on few documents as on all. Each stage
+    costs as much as ``effort`` passes over all documents.
+
+    Parameters
+    ----------
+    state, n_wk, n_k, alpha, beta, seeds, threads
+        As in `sample_pass`; no token has a topic yet.
+    effort
+        Passes' worth of each stage; below 1 / 2 there is none.
+
+    Returns
+    -------
+    Number of tokens drawn.
+    """
+    n_groups = len(state["cuts"]) - 1
+    drawn = 0
+    for share in (8, 4, 2):
+        if n_groups % share or n_groups < share:
+            continue
+        n_active = n_groups // share
+        n_tokens = int(state["lengths"][: state["cuts"][n_active]].sum())
+        for seed in seeds.spawn(round(share * effort)):
+            sample_pass(state, n_wk, n_k, alpha, beta, seed, threads, n_active)
+            drawn += n_tokens
+    return drawn
 
 
 def _dense_cell(state: State, group: int, column: int, prior: Any, n_wk: Array, n_k: Array) -> int:

@@ -81,7 +81,9 @@ def test_draw_topic_equals_its_twin(n_rows: int, seed: int, share: float) -> Non
 
 
 @settings(max_examples=50, deadline=None)
-@given(size=st.integers(0, 70), seed=st.integers(0, 2**32 - 1), share=st.floats(0, 0.9375, width=32))
+@given(
+    size=st.integers(0, 70), seed=st.integers(0, 2**32 - 1), share=st.floats(0, 0.9375, width=32)
+)
 def test_draw_listed_and_find_equal_their_twins(size: int, seed: int, share: float) -> None:
     rng = np.random.default_rng(seed)
     n_rows = -(-size // 16)

@@ -34,7 +34,7 @@ def main() -> None:
 @click.option("--cluster", is_flag=True, help="Fit on a Dask cluster of worker processes here.")
 @click.option("--workers", default=2, show_default=True, help="Processes, with --cluster.")
 @click.option("--topics", "n_topics", default=50, show_default=True, type=click.IntRange(2))
-@click.option("--passes", "n_passes", default=150, show_default=True, type=click.IntRange(2))
+@click.option("--passes", "n_passes", default=300, show_default=True, type=click.IntRange(2))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--output", default="demo-output", show_default=True, type=click.Path(path_type=Path))
 def demo(

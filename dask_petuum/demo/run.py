@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 import dask_petuum as petuum
+from dask_petuum import config
 from dask_petuum.demo import corpus as corpora
 from dask_petuum.demo import report, screen
 
@@ -38,7 +39,7 @@ class Settings:
     """
 
     n_topics: int = 50
-    n_passes: int = 150
+    n_passes: int = 300
     on_cluster: bool = False
     n_workers: int = 2
     output: Path = Path("demo-output")
@@ -69,12 +70,17 @@ def run_demo(settings: Settings, console: Console) -> Path:
 
 
 def _make_model(settings: Settings, scheduler: str) -> Any:
-    """Make the estimator; -1 jobs: all cores of this machine, or of each worker."""
+    """Make the estimator; the learnt prior lets a few topics take the words of all documents."""
+    consistency, staleness = config.consistency_and_staleness()
     return petuum.LDA(
         n_components=settings.n_topics,
+        doc_topic_prior="auto",
         max_iter=settings.n_passes,
+        evaluate_every=5,
         random_state=settings.seed,
         scheduler=scheduler,
+        consistency=consistency,
+        staleness=staleness,
     )
 
 

@@ -37,19 +37,19 @@ def corpus_line(corpus: Corpus) -> Text:
 def topics_table(topics: Sequence[Topic], sources: Sequence[str] = ()) -> Table:
     """Lay out the topics: share of the corpus, where it comes from, top words."""
     table = Table(title=f"{len(topics)} topics", box=None, header_style="bold", title_style="bold")
-    table.add_column("", justify="right", style="dim", min_width=2)
-    table.add_column("share", justify="right", min_width=6)
-    table.add_column("", min_width=BAR_WIDTH)
+    table.add_column("", justify="right", style="dim", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    table.add_column("", width=BAR_WIDTH, no_wrap=True)
     if sources:
-        table.add_column("mostly in", min_width=max(map(len, sources)))
-    table.add_column("top words", overflow="ellipsis", no_wrap=True)
+        table.add_column("mostly in", style="dim", no_wrap=True)
+    table.add_column("top words")  # the only one that gives way on a narrow screen
     longest = max((topic.share for topic in topics), default=1.0)
     for line, topic in enumerate(topics, start=1):
         cells: list[RenderableType] = [str(line), f"{100 * topic.share:.1f} %"]
         cells.append(Bar(longest, 0, topic.share, width=BAR_WIDTH, color=ACCENT))
         if sources:
-            cells.append(Text(sources[int(np.argmax(topic.by_source))], style="dim"))
-        cells.append(" ".join(topic.words))
+            cells.append(sources[int(np.argmax(topic.by_source))])
+        cells.append(Text(" ".join(topic.words), no_wrap=True, overflow="ellipsis"))
         table.add_row(*cells)
     return table
 

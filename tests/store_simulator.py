@@ -1,0 +1,311 @@
+"""The store's real cores, driven by a random schedule over a network that fails.
+
+One seed is one schedule: tables, views, consistency, who works when, and what happens to each
+message. What ranks did and read becomes a history, which :func:`dask_petuum.store.audit.check`
+judges. Nothing here knows how the cores work inside.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dask_petuum.exceptions import TransportError
+from dask_petuum.store.audit import End, Event, Final, Inc, Read, Violation, check
+from dask_petuum.store.consistency import Consistency
+from dask_petuum.store.identity import Identity
+from dask_petuum.store.layout import plan_layout
+from dask_petuum.store.owner import FINISHED, Owner
+from dask_petuum.store.rank import Open, Pull, Push, RankCore
+from dask_petuum.store.spec import DTYPES, TableSpec, initial_rows
+from dask_petuum.store.view import StoreView
+from dask_petuum.transport.memory import Faults, MemoryNetwork
+
+MODELS = ("bsp", "ssp", "essp", "asp")
+OPERATIONS = {Open: "open", Pull: "pull", Push: "push"}
+
+
+@dataclass
+class Rank:
+    """Where one rank's program stands."""
+
+    core: RankCore
+    transport: object
+    n_clocks: int
+    weight: float
+    views: list[StoreView] = field(default_factory=list)
+    #: What is left to do in this clock.
+    todo: list[tuple] = field(default_factory=list)
+    #: Plan and owner of each access plan that has not been answered.
+    opening: set[tuple[int, int]] = field(default_factory=set)
+    state: str = "start"
+    #: Views of which a barrier promised, for this clock, that they lack nothing.
+    complete: int = 0
+
+
+class Simulation:
+    """One run of the store under one schedule.
+
+    ``model`` fixes the consistency model; the rest is drawn from the seed.
+    """
+
+    def __init__(self, seed: int, model: str | None = None) -> None:
+        self.random = rng = random.Random(seed)
+        self.events: list[Event] = []
+        self.violations: list[Violation] = []
+        self.n_ranks = rng.choice((1, 2, 2, 3, 3, 4, 5))
+        self.n_clocks = rng.randint(2, 5)
+        self.consistency = self._draw_consistency(model or rng.choice(MODELS))
+        self.specs = [self._draw_table(i, seed) for i in range(rng.choice((1, 1, 1, 2, 3)))]
+        self.base = {s.name: initial_rows(s, 0, s.n_rows) for s in self.specs}
+        self.barriers = {c for c in range(self.n_clocks) if rng.random() < 0.15}
+        layout = plan_layout(self.specs, self.n_ranks)
+        faults = Faults(rng.choice((0, 0.1)), rng.choice((0, 0.15)), rng.choice((0, 0.1)))
+        self.network = MemoryNetwork(seed, faults)
+        self.owners: list[Owner] = []
+        self.ranks: list[Rank] = []
+        for p in range(self.n_ranks):
+            identity = Identity("run", p, self.n_ranks)
+            self.owners.append(
+                Owner(identity, self.specs, layout, ordered=self.consistency.ordered)
+            )
+            self.network.serve(p, self._serve(p))
+            core = RankCore(identity, self.specs, layout, self.consistency)
+            n_clocks = self.n_clocks if rng.random() < 0.8 else rng.randint(1, self.n_clocks)
+            self.ranks.append(
+                Rank(core, self.network.connect(p), n_clocks, rng.choice((0.2, 1, 1)))
+            )
+        self.own_by_network = rng.random() < 0.3
+        self.share = rng.choice((0.3, 0.6, 0.85))
+
+    def _draw_consistency(self, model: str) -> Consistency:
+        if model in ("bsp", "asp"):
+            return Consistency.parse(model)
+        low = self.random.choice((0, 0, 1, 1, 2, 3, 5))
+        high = low + self.random.choice((0, 0, 0, 2))
+        return Consistency(model, low, high)
+
+    def _draw_table(self, index: int, seed: int) -> TableSpec:
+        rng = self.random
+        shape = (rng.choice((1, 2, 3, 5, 8)), self.n_ranks * self.n_clocks)
+        init: object = rng.choice((0, 3))
+        if rng.random() < 0.3:
+            init = np.random.default_rng(seed).integers(0, 4, shape)
+        return TableSpec(
+            f"table{index}",
+            shape,
+            rng.choice(DTYPES),
+            init=init,
+            sparse=rng.random() < 0.1,
+            staleness=rng.choice((None, None, None, 0, 1, 3)),
+        )
+
+    def run(self) -> list[Violation]:
+        """Run to the end; what was broken on the way."""
+        for _ in range(20_000):
+            runnable = [p for p, rank in enumerate(self.ranks) if self._runnable(rank)]
+            under_way = self.network.n_under_way
+            if not runnable and not under_way:
+                break
+            if under_way and (not runnable or self.random.random() < self.share):
+                self.network.step()
+            else:
+                weights = [self.ranks[p].weight for p in runnable]
+                self._advance(self.random.choices(runnable, weights)[0])
+        self._check_end()
+        n_rows = {spec.name: spec.n_rows for spec in self.specs}
+        found = check(self.events, self.n_ranks, self.n_clocks, n_rows, one_order=True)
+        return self.violations + found
+
+    def _runnable(self, rank: Rank) -> bool:
+        if rank.state == "waiting":
+            return rank.core.ready()
+        return rank.state != "done" and not rank.opening
+
+    def _advance(self, p: int) -> None:
+        rank = self.ranks[p]
+        if rank.state in ("start", "waiting"):
+            if rank.state == "waiting":
+                rank.core.install()
+                low, high = self.consistency.low, self.consistency.high
+                rank.core.bound = self.random.randint(low, high)
+            rank.state = "working"
+            self._plan_clock(p)
+        elif rank.todo:
+            what, *arguments = rank.todo.pop(0)
+            getattr(self, "_" + what)(p, *arguments)
+        else:
+            self._end_clock(p)
+
+    def _plan_clock(self, p: int) -> None:
+        rng, rank = self.random, self.ranks[p]
+        chance = 0.9 if rank.core.clock == 0 else 0.1
+        rank.todo = [("read_all",)]
+        for spec in self.specs:
+            for _ in range(2):
+                if rng.random() < chance:
+                    rank.todo.insert(rng.randrange(len(rank.todo) + 1), ("open", spec))
+                chance *= 0.4 if rank.core.clock == 0 else 1
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            rank.todo.append(("inc",))
+        if rng.random() < 0.4:
+            rank.todo.append(("read_all",))
+
+    def _open(self, p: int, spec: TableSpec) -> None:
+        rank, rng = self.ranks[p], self.random
+        rows = None
+        if rng.random() < 0.5:
+            rows = [row for row in range(spec.n_rows) if rng.random() < 0.6]
+        view, effects = rank.core.open_view(spec.name, rows, rng.random() < 0.5)
+        if view not in rank.views:
+            rank.views.append(view)
+        rank.opening |= {(view.plan, effect.owner) for effect in effects}
+        self._send(p, effects)
+
+    def _read_all(self, p: int) -> None:
+        rank = self.ranks[p]
+        for number, view in enumerate(rank.views):
+            self._log_read(p, number, view)
+
+    def _log_read(self, p: int, number: int, view: StoreView) -> None:
+        core = self.ranks[p].core
+        rows = np.arange(view.spec.n_rows) if view.rows is None else view.rows
+        values = view.values.toarray() if view.spec.sparse else view.values
+        values = (values - self.base[view.spec.name][rows]).astype(np.int64)
+        values = values.reshape(len(rows), self.n_ranks, self.n_clocks)
+        bound = 0 if number < self.ranks[p].complete else self._bound(view)
+        self.events.append(
+            Read(
+                p,
+                core.clock,
+                view.spec.name,
+                rows,
+                values,
+                number,
+                bound,
+                -1 if self.consistency.ordered else None,
+                view.fresh if view.pieces else 0,
+            )
+        )
+
+    def _bound(self, view: StoreView) -> int | None:
+        if not self.consistency.bounded:
+            return None
+        return self.consistency.high if view.spec.staleness is None else view.spec.staleness
+
+    def _inc(self, p: int) -> None:
+        rank, rng = self.ranks[p], self.random
+        if not rank.views:
+            return
+        number = rng.randrange(len(rank.views))
+        view = rank.views[number]
+        n = view.shape[0]
+        at = None if rng.random() < 0.5 else sorted(rng.sample(range(n), rng.randint(0, n)))
+        n_changed = n if at is None else len(at)
+        amounts = np.array([rng.choice((0, 1, 1, 2)) for _ in range(n_changed)], dtype=np.int64)
+        delta = np.zeros((n_changed, self.n_ranks, self.n_clocks), dtype=view.spec.dtype)
+        delta[:, p, rank.core.clock] = amounts
+        delta = delta.reshape(n_changed, view.shape[1])
+        where = np.arange(n) if at is None else np.array(at, dtype=np.int64)
+        rows = where if view.rows is None else view.rows[where]
+        self.events.append(
+            Inc(
+                p,
+                rank.core.clock,
+                view.spec.name,
+                rows,
+                amounts,
+                number,
+                deferred=not view.read_my_writes,
+            )
+        )
+        view.inc(delta, at)
+        delta[:] = 99  # the caller may use it again
+
+    def _end_clock(self, p: int) -> None:
+        rank = self.ranks[p]
+        core = rank.core
+        last = core.clock + 1 == rank.n_clocks
+        bounds = [self._bound(view) for view in rank.views if view.pieces]
+        bound = min((b for b in bounds if b is not None), default=None)
+        self.events.append(End(p, core.clock + 1, bound, last))
+        barrier = core.clock in self.barriers
+        rank.complete = len(rank.views) if barrier else 0
+        self._send(p, core.end_clock(last=last, barrier=barrier))
+        rank.state = "done" if last else "waiting"
+
+    def _send(self, p: int, effects: list) -> None:
+        for effect in effects:
+            if effect.owner == p and not self.own_by_network:
+                self._serve(p)(
+                    OPERATIONS[type(effect)],
+                    effect.message,
+                    lambda reply, effect=effect: self._hear(p, effect, reply),
+                )
+            else:
+                self._call(p, effect)
+
+    def _call(self, p: int, effect) -> None:
+        self.ranks[p].transport.call(
+            effect.owner,
+            OPERATIONS[type(effect)],
+            effect.message,
+            lambda reply: self._hear(p, effect, reply),
+        )
+
+    def _hear(self, p: int, effect, reply) -> None:
+        """Take in a reply, as the runtime's endpoint does."""
+        rank = self.ranks[p]
+        if isinstance(reply, TransportError):
+            self._call(p, effect)
+        elif reply["status"] == "superseded":
+            return
+        elif isinstance(effect, Push):
+            rank.core.on_pushed(effect.owner, effect.message["clock"])
+        elif isinstance(effect, Pull):
+            self._send(p, rank.core.on_answer(effect.owner, reply))
+        else:
+            plan = effect.message["plan"]
+            rank.core.on_opened(effect.owner, rank.core.view_of(plan), reply)
+            rank.opening.discard((plan, effect.owner))
+
+    def _serve(self, p: int):
+        def handle(operation, message, answer) -> None:
+            owner = self.owners[p]
+            before = owner.fresh
+            if operation == "push":
+                reply, releases = owner.push(message)
+                answer(reply)
+            else:
+                releases = getattr(owner, operation)(message, answer)
+            if owner.fresh < before:
+                self.violations.append(Violation("fresh fell", f"owner {p}: {before}"))
+            for release in releases:
+                release.token(release.reply)
+
+        return handle
+
+    def _check_end(self) -> None:
+        states = Counter(rank.state for rank in self.ranks)
+        if states["done"] != self.n_ranks or self.network.n_under_way:
+            self.violations.append(Violation("hang", f"{states} {self.ranks} {self.owners}"))
+            return
+        for rank, owner in zip(self.ranks, self.owners, strict=True):
+            if rank.core.unacknowledged:
+                self.violations.append(Violation("hang", f"unacknowledged: {rank.core}"))
+            if owner.fresh != FINISHED:
+                self.violations.append(Violation("hang", f"not finished: {owner}"))
+        for spec in self.specs:
+            self.events.append(Final(spec.name, self._final(spec)))
+
+    def _final(self, spec: TableSpec) -> np.ndarray:
+        values = np.full(spec.shape, -1, dtype=np.int64)
+        for owner in self.owners:
+            for start, block in owner.block_values(spec.name):
+                dense = block.toarray() if spec.sparse else block
+                values[start : start + len(dense)] = dense
+        values -= self.base[spec.name].astype(np.int64)
+        return values.reshape(spec.n_rows, self.n_ranks, self.n_clocks)

@@ -8,6 +8,7 @@ they lie, in ``fit`` before the run starts, in a lazy prediction when it is comp
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,21 @@ def check_weights(sample_weight: NDArray[Any]) -> None:
         )
 
 
+def check_number(name: str, value: Any, kind: Any, low: float, *, strict: bool = False) -> None:
+    """Refuse a parameter that is not a number of ``kind`` (numbers.Integral or Real) from ``low``.
+
+    ``strict``: above ``low``.
+    """
+    number = isinstance(value, kind) and not isinstance(value, bool)
+    if not number or not (value > low if strict else value >= low):
+        what = "an integer" if kind is Integral else "a number"
+        raise ValueError(f"{name} must be {what} {'>' if strict else '>='} {low}, got {value!r}")
+
+
 def float_dtype(X: Any) -> np.dtype[Any]:
     """Type in which rows are kept: float32 if they are, else float64."""
     given = dask_backed(X)
-    if is_dask_frame(given):
+    if given is not None and is_dask_frame(given):
         kinds = set(given.dtypes)
         return np.dtype(np.float32 if kinds == {np.dtype(np.float32)} else np.float64)
     dtype = getattr(X, "dtype", None)

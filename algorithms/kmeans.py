@@ -29,7 +29,15 @@ from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.runtime.job import Job
 
-from .inputs import check_rows, check_values, check_weights, float_dtype, map_rows, rows_to_apply
+from .inputs import (
+    check_number,
+    check_rows,
+    check_values,
+    check_weights,
+    float_dtype,
+    map_rows,
+    rows_to_apply,
+)
 from .kmeans_fit import KMeansFit
 from .kmeans_rows import Rows, pack_centers
 
@@ -241,22 +249,16 @@ class KMeans(
         return self._open_job(X, sample_weight=sample_weight, check=check, dtype=float_dtype(X))
 
     def _check_parameters(self) -> None:
-        _check_number("n_clusters", self.n_clusters, Integral, 1)
-        _check_number("max_iter", self.max_iter, Integral, 1)
-        _check_number("batch_size", self.batch_size, Integral, 1)
-        _check_number("tol", self.tol, Real, 0)
+        check_number("n_clusters", self.n_clusters, Integral, 1)
+        check_number("max_iter", self.max_iter, Integral, 1)
+        check_number("batch_size", self.batch_size, Integral, 1)
+        check_number("tol", self.tol, Real, 0)
         if self.algorithm not in ("lloyd", "minibatch"):
             raise ValueError(f"algorithm must be 'lloyd' or 'minibatch', got {self.algorithm!r}")
         if isinstance(self.init, str) and self.init not in INITS:
             raise ValueError(f"init must be one of {INITS} or an array, got {self.init!r}")
         if self.n_init != "auto":
-            _check_number("n_init", self.n_init, Integral, 1)
-
-
-def _check_number(name: str, value: Any, kind: type, low: float) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool) or not value >= low:  # type: ignore[operator]
-        what = "an integer" if kind is Integral else "a number"
-        raise ValueError(f"{name} must be {what} >= {low}, got {value!r}")
+            check_number("n_init", self.n_init, Integral, 1)
 
 
 def _nearest(centers: NDArray[Any], X: Any) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

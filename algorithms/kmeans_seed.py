@@ -31,8 +31,8 @@ from dask_petuum.runtime.context import Context, View
 from dask_petuum.runtime.program import DataParallelProgram, State
 from dask_petuum.store.spec import TableSpec
 
-from .kmeans_program import partition_rows, row_state
 from .kmeans_rows import Summary, pack_centers
+from .kmeans_sums import partition_rows, row_state
 
 __all__ = ["SeedProgram", "read_summaries"]
 

@@ -110,7 +110,7 @@ def _distances(lanes: _Lanes, tile: Any, centers: Any, where: tuple[Any, Any, An
     return [builder.load(total) for total in sums]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _tile_distances(typingctx: Any, tile: Any, centers: Any, first: Any, out: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         lanes = _Lanes(builder, signature.args[0].dtype)
@@ -161,7 +161,7 @@ def _nearest_group(
             builder.store(builder.load(value[v]), lanes.at(pointer, at, kind), align=4)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _tile_nearest(
     typingctx: Any, tile: Any, centers: Any, best: Any, second: Any, label: Any
 ) -> Any:
@@ -211,7 +211,6 @@ def tile_nearest_python(
     second[:] = ordered[1]
 
 
-if numba.config.DISABLE_JIT:
-    tile_distances, tile_nearest = tile_distances_python, tile_nearest_python
-else:
-    tile_distances, tile_nearest = _tile_distances, _tile_nearest
+_jit = not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+tile_distances: Any = _tile_distances if _jit else tile_distances_python
+tile_nearest: Any = _tile_nearest if _jit else tile_nearest_python

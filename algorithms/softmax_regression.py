@@ -1,0 +1,362 @@
+"""Softmax (multinomial logistic) regression by minibatch steps through the store.
+
+The objective is that of scikit-learn's ``LogisticRegression``: with scores ``z_i = W x_i + b``,
+
+.. math:: \\min_{W, b} C \\sum_i s_i \\left(\\log \\sum_k e^{z_{ik}} - z_{i y_i}\\right)
+          + \\tfrac12 \\|W\\|^2
+
+(two classes: one vector ``w = w_1 - w_0``). The program is in ``softmax_program``. Not here: l1
+penalties, and solvers that reach the optimum to many digits.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+from sklearn.base import ClassifierMixin
+from sklearn.callback import with_callbacks
+from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight
+
+from dask_petuum.base import PetuumEstimator
+from dask_petuum.data.kinds import dask_backed
+from dask_petuum.runtime.job import Job
+
+from .inputs import (
+    check_number,
+    check_rows,
+    check_values,
+    check_weights,
+    float_dtype,
+    map_rows,
+    rows_to_apply,
+)
+from .softmax_fit import SoftmaxFit
+
+__all__ = ["SoftmaxRegression"]
+
+
+class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
+    """Multinomial logistic regression of dense or sparse rows, here or on a Dask cluster.
+
+    Parameters
+    ----------
+    C
+        Inverse of the strength of the l2 penalty, as in scikit-learn; ``np.inf``: none.
+    fit_intercept
+        Whether to learn an intercept (not penalised).
+    class_weight
+        None, "balanced" or a dict from label to factor.
+    solver
+        "sgd" or "adagrad".
+    learning_rate
+        First step size; "auto": see Notes.
+    decay
+        A lane's step size after t steps is ``learning_rate / (1 + decay t / max(T, 1000))`` with T
+        its steps in a pass. "auto": 0.3 for "sgd", 0 for "adagrad".
+    momentum
+        0 <= momentum < 1; of the solver "sgd".
+    batch_size
+        Rows of a step.
+    clocks_per_pass
+        How often in a pass the parts' weights are averaged (and sent); "auto": after 32 steps or
+        more, at most 10 times.
+    max_iter
+        Passes over the rows at most.
+    tol
+        Stop when the mean loss of the last 5 passes is not below that of the 5 before by ``tol``.
+    shuffle
+        Visit the rows in a new order in each pass.
+    warm_start
+        Let ``fit`` start from the weights of the last fit.
+    random_state
+        Seed of the orders.
+    n_jobs
+        Threads of this process in a local run (None: all cores); no effect on the result.
+    verbose
+        1: print each clock.
+    consistency, staleness
+        How current the weights are that a clock starts from: "bsp", "ssp", "essp" or "asp", and by
+        how many clocks they may lag.
+    scheduler
+        None: the active Dask client, else this process; "local"; or a scheduler's address.
+
+    Attributes
+    ----------
+    classes_ : ndarray (n_classes,)
+    coef_ : ndarray (n_classes, n_features), or (1, n_features) for two classes; of X's dtype
+    intercept_ : ndarray (n_classes,) or (1,)
+    n_iter_ : int, passes made (rounded up)
+    n_steps_ : int, steps of a lane so far; the decay goes by it
+    history_ : list of dict, one record a clock; ``loss`` is the mean of the clock's losses, each
+        measured before the row's own step, plus the penalty
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Notes
+    -----
+    The automatic step size of "sgd" is ``(1 - momentum) / (L / 2 + m / (2 batch_size) + penalty)``
+    with L the largest eigenvalue of the mean of ``x x'`` and m the mean of ``|x|^2``, both from a
+    sample: 1/2 bounds the curvature of the softmax loss (Böhning 1992), the second term is what a
+    random batch adds to it. With more than two lanes it is up to twice as large, because
+    their average is steadier. That of "adagrad" is ``2 / sqrt(m)``.
+    Scale the features (StandardScaler) for fast convergence.
+
+    References
+    ----------
+    D. Böhning, "Multinomial logistic regression algorithm", Ann. Inst. Stat. Math. 44, 1992.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from dask_petuum.algorithms.softmax_regression import SoftmaxRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> SoftmaxRegression(random_state=0).fit(X, y).score(X, y) > 0.95
+    True
+    """
+
+    classes_: NDArray[Any]
+    coef_: NDArray[Any]
+    intercept_: NDArray[Any]
+    n_iter_: int
+    n_steps_: int
+    n_features_in_: int
+    _squares: NDArray[Any] | None
+    _seen: float
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        fit_intercept: bool = True,
+        class_weight: Any = None,
+        solver: str = "adagrad",
+        learning_rate: float | str = "auto",
+        decay: float | str = "auto",
+        momentum: float = 0.0,
+        batch_size: int = 32,
+        clocks_per_pass: int | str = "auto",
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        shuffle: bool = True,
+        warm_start: bool = False,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        consistency: str = "bsp",
+        staleness: int | str = 0,
+        scheduler: str | None = None,
+    ) -> None:
+        self.C = C
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.solver = solver
+        self.learning_rate = learning_rate
+        self.decay = decay
+        self.momentum = momentum
+        self.batch_size = batch_size
+        self.clocks_per_pass = clocks_per_pass
+        self.max_iter = max_iter
+        self.tol = tol
+        self.shuffle = shuffle
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+        self.consistency = consistency
+        self.staleness = staleness
+        self.scheduler = scheduler
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Learn the weights.
+
+        Parameters
+        ----------
+        X
+            (n_rows, n_features): ndarray, CSR, DataFrame, xarray or a Dask collection.
+        y
+            (n_rows,) labels of any kind that can be ordered.
+        sample_weight
+            (n_rows,) weights >= 0; None: 1 each.
+        """
+        self._check_parameters()
+        before = self.classes_ if self.warm_start and hasattr(self, "coef_") else None
+        X, y, sample_weight = self._check_input(X, y, sample_weight, reset=True)
+        with self._job(X, y, sample_weight) as job:
+            fit = SoftmaxFit(self, job, float_dtype(X))
+            fit.learn_classes()
+            if before is None or not np.array_equal(before, self.classes_):
+                self._forget()
+            fit.run(seen=0.0, steps_done=0, max_passes=self.max_iter, callbacks=True)
+        self._seen = 0.0
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Make one pass over further rows.
+
+        The penalty counts by the weight of all rows seen by ``partial_fit`` so far; the step
+        size goes on decaying from where it was; a momentum starts anew.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in ``fit``.
+        classes
+            All labels that will ever come; needed in the first call.
+        """
+        self._check_parameters()
+        first = not hasattr(self, "coef_")
+        if first and classes is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        if classes is not None:
+            classes = np.unique(classes)
+            if not first and not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    f"`classes={classes}` is not the same as on last call to partial_fit, "
+                    f"was: {self.classes_}"
+                )
+        X, y, sample_weight = self._check_input(X, y, sample_weight, reset=first)
+        if first:
+            self._forget()
+            self.classes_ = classes
+        seen = self.__dict__.get("_seen", 0.0)
+        steps = self.__dict__.get("n_steps_", 0)
+        history = self.__dict__.get("history_", [])
+        with self._job(X, y, sample_weight) as job:
+            fit = SoftmaxFit(self, job, float_dtype(X))
+            total = fit.run(seen=seen, steps_done=steps, max_passes=1, callbacks=False)
+        self.history_ = history + [
+            {**record, "clock": record["clock"] + len(history)} for record in self.history_
+        ]
+        self._seen = seen + total
+        return self
+
+    def decision_function(self, X: Any) -> Any:
+        """Return the scores, (n_rows, n_classes); two classes: (n_rows,), > 0 for the second."""
+        X, lazy = rows_to_apply(self, X)
+        columns = len(self.classes_) if len(self.classes_) > 2 else None
+        return self._apply(X, lazy, _scores, columns)
+
+    def predict(self, X: Any) -> Any:
+        """Return the most probable label of each row; lazy for a Dask collection."""
+        X, lazy = rows_to_apply(self, X)
+        return self._apply(X, lazy, partial(_labels, self.classes_), None, self.classes_.dtype)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Return the probability of each class, (n_rows, n_classes); lazy for lazy rows."""
+        X, lazy = rows_to_apply(self, X)
+        return self._apply(X, lazy, _proba, len(self.classes_))
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """Return the logarithm of the probability of each class, (n_rows, n_classes)."""
+        X, lazy = rows_to_apply(self, X)
+        return self._apply(X, lazy, _log_proba, len(self.classes_))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the share of rows with the right label (weighted); reads lazy rows in pieces."""
+        predicted = self.predict(X)
+        if dask_backed(predicted) is None:
+            return float(super().score(X, y, sample_weight))
+        right = predicted == (y if dask_backed(y) is None else dask_backed(y))
+        if sample_weight is None:
+            return float(right.mean().compute())
+        return float(((right * sample_weight).sum() / sample_weight.sum()).compute())
+
+    def _apply(
+        self, X: Any, lazy: bool, function: Any, n_columns: int | None, dtype: Any = None
+    ) -> Any:
+        """Apply a function of scores to rows."""
+        apply = _OfScores(function, self.coef_, self.intercept_)
+        if not lazy:
+            return apply(X)
+        return map_rows(X, apply, n_columns, self.coef_.dtype if dtype is None else dtype)
+
+    def _forget(self) -> None:
+        """Drop what was learnt (n_features and labels may be others now)."""
+        for name in ("coef_", "intercept_", "_squares", "_seen", "n_steps_", "history_"):
+            self.__dict__.pop(name, None)
+
+    def _check_input(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool
+    ) -> tuple[Any, Any, Any]:
+        if y is None:
+            raise ValueError("SoftmaxRegression requires y to be passed, but the target y is None")
+        if dask_backed(X) is not None:
+            return check_rows(self, X, reset=reset), y, sample_weight
+        X, y = check_rows(self, X, y, reset=reset)
+        check_classification_targets(y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+            check_weights(sample_weight)
+        return X, y, sample_weight
+
+    def _job(self, X: Any, y: Any, sample_weight: Any) -> Job:
+        check = None if dask_backed(X) is None else check_values
+        return self._open_job(X, y, sample_weight, check=check, dtype=float_dtype(X))
+
+    def _check_parameters(self) -> None:
+        check_number("C", self.C, Real, 0, strict=True)
+        check_number("momentum", self.momentum, Real, 0)
+        check_number("tol", self.tol, Real, 0)
+        check_number("batch_size", self.batch_size, Integral, 1)
+        check_number("max_iter", self.max_iter, Integral, 1)
+        if self.solver not in ("sgd", "adagrad"):
+            raise ValueError(f"solver must be 'sgd' or 'adagrad', got {self.solver!r}")
+        if self.momentum >= 1 or (self.momentum and self.solver != "sgd"):
+            raise ValueError(
+                f"momentum must be below 1, and 0 unless solver='sgd', got {self.momentum!r} "
+                f"with solver={self.solver!r}"
+            )
+        if self.learning_rate != "auto":
+            check_number("learning_rate", self.learning_rate, Real, 0, strict=True)
+        if self.decay != "auto":
+            check_number("decay", self.decay, Real, 0)
+        if self.clocks_per_pass != "auto":
+            check_number("clocks_per_pass", self.clocks_per_pass, Integral, 1)
+
+
+class _OfScores:
+    """A function of the scores of rows; picklable, without the estimator."""
+
+    def __init__(self, function: Any, coef: NDArray[Any], intercept: NDArray[Any]) -> None:
+        self.function = function
+        self.coef = coef
+        self.intercept = intercept
+
+    def __call__(self, rows: Any) -> Any:
+        scores = safe_sparse_dot(rows, self.coef.T, dense_output=True) + self.intercept
+        return self.function(scores)
+
+
+def _scores(scores: NDArray[Any]) -> NDArray[Any]:
+    return scores[:, 0] if scores.shape[1] == 1 else scores
+
+
+def _both(scores: NDArray[Any]) -> NDArray[Any]:
+    """Scores of all classes: with two, the first has 0."""
+    return np.hstack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores
+
+
+def _labels(classes: NDArray[Any], scores: NDArray[Any]) -> NDArray[Any]:
+    labels: NDArray[Any] = classes[_both(scores).argmax(axis=1)]
+    return labels
+
+
+def _proba(scores: NDArray[Any]) -> Any:
+    return softmax(_both(scores), axis=1)
+
+
+def _log_proba(scores: NDArray[Any]) -> Any:
+    return log_softmax(_both(scores), axis=1)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Statistics", "TableStatistics"]
+import numpy as np
+
+__all__ = ["MAX_CLOCKS", "Statistics", "TableStatistics"]
+
+#: Clocks whose counts are kept one by one; of earlier ones the sums remain.
+MAX_CLOCKS = 4096
 
 
 @dataclass
@@ -20,6 +25,22 @@ class TableStatistics:
     rows_out: int = 0
     #: Reads by how many clocks behind the reader the values were.
     staleness: Counter[int] = field(default_factory=Counter)
+    #: The first four as they were when each of the last clocks ended.
+    clocks: deque[tuple[int, int, int, int]] = field(
+        default_factory=lambda: deque([(0, 0, 0, 0)], maxlen=MAX_CLOCKS + 1)
+    )
+
+    def end_clock(self) -> None:
+        """Note the counts as they are."""
+        self.clocks.append((self.bytes_in, self.bytes_out, self.rows_in, self.rows_out))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts as plain data; ``by_clock`` has an int64 array for each of the first four."""
+        names = ("bytes_in", "bytes_out", "rows_in", "rows_out")
+        differences = np.diff(np.array(self.clocks, dtype=np.int64), axis=0)
+        by_clock = {name: differences[:, i].copy() for i, name in enumerate(names)}
+        sums = {name: getattr(self, name) for name in names}
+        return {**sums, "staleness": dict(sorted(self.staleness.items())), "by_clock": by_clock}
 
 
 class Statistics:
@@ -28,6 +49,7 @@ class Statistics:
     def __init__(self, tables: Sequence[str]) -> None:
         self.tables = {name: TableStatistics() for name in tables}
         self.waited = 0.0
+        self.waits: deque[float] = deque(maxlen=MAX_CLOCKS)
         self._last = self._sums()
 
     def sent(self, table: str, n_bytes: int, n_rows: int) -> None:
@@ -46,6 +68,13 @@ class Statistics:
         """Count a clock that starts with values ``lag`` clocks behind."""
         self.tables[table].staleness[lag] += 1
 
+    def end_clock(self, waited: float) -> None:
+        """Note that a clock has ended, of which ``waited`` seconds were waiting."""
+        self.waited += waited
+        self.waits.append(waited)
+        for counts in self.tables.values():
+            counts.end_clock()
+
     def since_last(self) -> dict[str, float]:
         """Sums over the tables since the last call: bytes, seconds waited, reads and their lag."""
         now = self._sums()
@@ -54,12 +83,12 @@ class Statistics:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """All counts, as plain data."""
-        tables = {}
-        for name, counts in self.tables.items():
-            plain = {**vars(counts), "staleness": dict(sorted(counts.staleness.items()))}
-            tables[name] = plain
-        return {"waited": self.waited, "tables": tables}
+        """All counts, as plain data: of the whole run, and of each of the last clocks."""
+        return {
+            "waited": self.waited,
+            "waited_by_clock": np.array(self.waits),
+            "tables": {name: counts.to_dict() for name, counts in self.tables.items()},
+        }
 
     def summary(self) -> dict[str, float]:
         """Sums over the tables since the start, and the mean lag of the reads."""

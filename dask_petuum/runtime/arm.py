@@ -9,19 +9,26 @@ only logs a plugin that fails on a worker, and would leave it without.
 from __future__ import annotations
 
 import asyncio
+import logging
 import types
 from collections.abc import Mapping
 from typing import Any
 
 from distributed import Client
 
-from dask_petuum.exceptions import RunError, VersionMismatchError
+from dask_petuum.exceptions import RunError, TransportError, VersionMismatchError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.scheduler_plugin import PetuumScheduler
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 from dask_petuum.runtime.worker_plugin import PetuumWorker
 
 __all__ = ["arm", "cluster_versions", "disarm"]
+
+logger = logging.getLogger(__name__)
+
+#: Wait for a worker that has just joined to install its plugin, seconds.
+HELLO_SECONDS = 10.0
+HELLO_PAUSE = 0.1
 
 
 def arm(client: Client) -> dict[str, str]:
@@ -50,22 +57,30 @@ def arm(client: Client) -> dict[str, str]:
         raise RunError("the cluster has no workers; wait for them with client.wait_for_workers(n)")
     if set(there) - set(armed):
         found = cluster_versions(client)
-        _check_versions({name: found.get(name) for name in there if name not in armed})
+        _check_versions(
+            {name: found[name] for name in there if name in found and name not in armed}
+        )
         armed = _wait_for_hello(client, there)
-    _check_versions({address: armed.get(address) for address in there})
-    return {address: armed[address] for address in there}
+    _check_versions(armed)
+    return {address: armed[address] for address in there if address in armed}
 
 
 def disarm(client: Client) -> None:
     """Remove the plugins and all that they hold from a cluster; runs under way end.
 
     Nothing is left behind: no handler, no thread, no table. Does nothing on a cluster that is not
-    armed.
+    armed; finishes what another call of it left undone.
     """
-    if _armed_workers(client) is None:
+    if not client.run_on_scheduler(_installed_probe()):
         return
-    client.sync(adapter.call_scheduler, client, "petuum_uninstall")
-    client.unregister_worker_plugin(PLUGIN_NAME)
+    try:
+        client.sync(adapter.call_scheduler, client, "petuum_uninstall")
+    except TransportError:
+        logger.info("The scheduler's handlers are gone already")
+    try:
+        client.unregister_worker_plugin(PLUGIN_NAME)
+    except ValueError:
+        logger.info("The workers' plugins are gone already")
     client.unregister_scheduler_plugin(PLUGIN_NAME)
 
 
@@ -118,6 +133,7 @@ def _armed_workers(client: Client) -> dict[str, str] | None:
     if not client.run_on_scheduler(_installed_probe()):
         return None
     reply: Mapping[str, Any] = client.sync(_status, client)
+    _check_versions({"scheduler": reply["version"]})
     return dict(reply["workers"])
 
 
@@ -126,15 +142,29 @@ async def _status(client: Client) -> Mapping[str, Any]:
 
 
 def _wait_for_hello(client: Client, there: list[str]) -> dict[str, str]:
-    """Workers that have just joined say hello within moments of registering."""
+    """Workers that have just joined say hello within moments; those that leave are not waited for.
+
+    Raises
+    ------
+    RunError
+        Naming the workers that have the package but did not say hello.
+    """
 
     async def wait() -> dict[str, str]:
-        for _ in range(50):
+        waited = 0.0
+        while True:
             armed: dict[str, str] = dict((await _status(client))["workers"])
-            if set(there) <= set(armed):
+            known = await client.scheduler.identity(n_workers=-1)
+            silent = sorted(set(there) & set(known["workers"]) - set(armed))
+            if not silent:
                 return armed
-            await asyncio.sleep(0.1)
-        return armed
+            if waited > HELLO_SECONDS:
+                raise RunError(
+                    f"{', '.join(silent)} did not install the plugin within {HELLO_SECONDS} s: too "
+                    "busy, or it failed there (see the worker's log)"
+                )
+            await asyncio.sleep(HELLO_PAUSE)
+            waited += HELLO_PAUSE
 
     found: dict[str, str] = client.sync(wait)
     return found

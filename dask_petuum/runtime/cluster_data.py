@@ -11,7 +11,7 @@ from typing import Any
 
 from distributed import Client, Future
 
-from dask_petuum.runtime.pinned import wait_pinned
+from dask_petuum.runtime.cluster_tasks import wait_pinned
 from dask_petuum.runtime.placement import place_partitions
 
 __all__ = ["homes_of", "on_ranks", "put_pieces"]

@@ -13,11 +13,11 @@ from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partitio
 from dask_petuum.runtime.arm import arm
 from dask_petuum.runtime.cluster_data import homes_of, put_pieces
 from dask_petuum.runtime.cluster_run import ClusterRun, new_run_id
-from dask_petuum.runtime.job import Check, Job, RunOptions, RunResult
+from dask_petuum.runtime.cluster_tasks import gather_pinned, wait_pinned
+from dask_petuum.runtime.job import Check, Job, Monitor, RunOptions, RunResult
 from dask_petuum.runtime.loop import LoopPlan, RankResult, metrics_table, run_loop
-from dask_petuum.runtime.pinned import gather_pinned, wait_pinned
 from dask_petuum.runtime.placement import place_partitions
-from dask_petuum.runtime.program import DataParallelProgram
+from dask_petuum.runtime.program import DataParallelProgram, Record
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.store.consistency import Consistency
 
@@ -105,13 +105,12 @@ class ClusterJob(Job):
         for part, rank in zip(self._partitions, self._ranks, strict=True):
             by_rank[rank].append(part)
         run = ClusterRun(self._client, spec)
+        told = _Told(options.monitor)
         try:
             results = run.execute(
-                partial(_loop, program, plan),
-                by_rank,
-                on_record=options.monitor,
-                soft_interrupt=True,
+                partial(_loop, program, plan), by_rank, on_record=told, soft_interrupt=True
             )
+            told.rest(results[0][0].history)
             values = {table.name: run.table(table.name) for table in tables[:-1]}
         finally:
             run.close()
@@ -131,6 +130,24 @@ def _loop(
     program: DataParallelProgram, plan: LoopPlan, ctx: Any, partitions: Sequence[Partition]
 ) -> RankResult:
     return run_loop(ctx, program, partitions, plan)
+
+
+class _Told:
+    """Tells a monitor of every clock once: records may come after the end of the run, or never."""
+
+    def __init__(self, monitor: Monitor | None) -> None:
+        self._monitor = monitor
+        self._n_told = 0
+
+    def __call__(self, record: Record) -> bool:
+        if record["clock"] != self._n_told + 1:
+            return False
+        self._n_told += 1
+        return self._monitor is not None and self._monitor(record)
+
+    def rest(self, history: Sequence[Record]) -> None:
+        for record in history[self._n_told :]:
+            self(record)
 
 
 def _merged(results: Sequence[RankResult], tables: Any, interrupted: bool) -> RunResult:

@@ -25,7 +25,7 @@ from dask_petuum.exceptions import (
     TransportError,
 )
 from dask_petuum.runtime import adapter
-from dask_petuum.runtime.pinned import gather_pinned
+from dask_petuum.runtime.cluster_tasks import gather_pinned
 from dask_petuum.runtime.rank import read_shard, run_rank
 from dask_petuum.runtime.spec import RunSpec
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
+from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.local import LocalContext
 from dask_petuum.runtime.loop import LoopPlan, RankResult, metrics_table, run_loop
 from dask_petuum.runtime.program import DataParallelProgram, Record, State
@@ -89,7 +90,11 @@ class Job(ABC):
 
     @abstractmethod
     def run(self, program: DataParallelProgram, options: RunOptions) -> RunResult:
-        """Run a program to its end."""
+        """Run a program to its end.
+
+        The first Ctrl-C ends it after a clock, as ``stopped_by="interrupt"`` in the result; a
+        second one raises KeyboardInterrupt at once.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -147,14 +152,15 @@ class LocalJob(Job):
         plan = LoopPlan(options.max_clocks)
         specs = [*program.tables(), metrics_table(program, plan)]
         tables = {spec.name: LocalTable(spec) for spec in specs}
-        ctx = LocalContext(tables, self._threads, options.seed, options.monitor)
-        result: RankResult = run_loop(ctx, program, self._partitions, plan)
+        with Interruption() as interruption:
+            ctx = LocalContext(tables, self._threads, options.seed, options.monitor, interruption)
+            result: RankResult = run_loop(ctx, program, self._partitions, plan)
         return RunResult(
             tables={spec.name: tables[spec.name].values for spec in program.tables()},
             outputs=[result.outputs[index] for index in range(len(self._partitions))],
             history=list(result.history),
             n_clocks=result.n_clocks,
-            stopped_by=result.stopped_by,
+            stopped_by="interrupt" if interruption.requested else result.stopped_by,
         )
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from dask_petuum.data import Partition
 from dask_petuum.exceptions import TableError
 from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.program import Record
 from dask_petuum.runtime.threads import Threads
 from dask_petuum.store.local import LocalTable, LocalView
@@ -39,13 +40,15 @@ class LocalContext:
         threads: Threads,
         seed: int = 0,
         monitor: Monitor | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
         self.clock_index = 0
-        self.stop_requested = False
+        self._stop_requested = False
         self._tables = tables
         self._threads = threads
         self._seed = seed
         self._monitor = monitor
+        self._interruption = interruption or Interruption()
         self._read_my_writes = True
         #: As the store counts them on a cluster; every read is fresh here.
         self.counts = Statistics(list(tables))
@@ -57,6 +60,11 @@ class LocalContext:
     def n_threads(self) -> int:
         """Threads that ``map`` uses."""
         return self._threads.n_threads
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a callback or Ctrl-C asked for the end."""
+        return self._stop_requested or self._interruption.requested
 
     def defer_increments(self) -> None:
         """From here on, views show increments from the next clock on unless they ask otherwise."""
@@ -100,7 +108,7 @@ class LocalContext:
     def report(self, record: Record) -> None:
         """Tell the caller's callbacks; they may ask for the end."""
         if self._monitor is not None and self._monitor(record):
-            self.stop_requested = True
+            self._stop_requested = True
 
 
 class _LocalHandle:

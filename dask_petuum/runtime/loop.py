@@ -5,6 +5,8 @@ return travel through the store itself, as rows of a table with one row a clock:
 any table is, arrive with the same bound on staleness, and cost no message of their own. So each
 rank can apply the stop rule for itself and all of them stop at the same clock: what clock t's
 totals decide takes effect after clock t + staleness, when every rank is certain to have seen them.
+A callback's wish to stop travels in the same way, as one more column. (A run without a bound, ASP,
+ends rank by rank.)
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class LoopContext(Context, Protocol):
 
 def metrics_table(program: DataParallelProgram, plan: LoopPlan) -> TableSpec:
     """Specify the table through which a program's metrics travel: one row a clock."""
-    names = (*program.metrics, *STATISTICS)
+    names = (*program.metrics, *STATISTICS, "stop")
     return TableSpec(
         METRICS_TABLE,
         shape=(plan.max_clocks + 1, len(names)),
@@ -101,21 +103,16 @@ def run_loop(
     states = [program.start(ctx, partition) for partition in partitions]
     ctx.barrier()
     stopped_by = "max_clocks"
-    interrupt: KeyboardInterrupt | None = None
-    try:
-        for _ in range(plan.max_clocks):
-            metrics.add(_step_all(ctx, program, partitions, states))
-            ctx.clock()
-            stop = metrics.update()
-            if stop:
-                stopped_by = stop
-                break
-    except KeyboardInterrupt as error:
-        stopped_by, interrupt = "interrupt", error
+    for _ in range(plan.max_clocks):
+        metrics.add(_step_all(ctx, program, partitions, states))
+        ctx.clock()
+        stop = metrics.update()
+        if stop:
+            stopped_by = stop
+            break
     n_clocks = metrics.n_done
-    if interrupt is None or ctx.n_ranks == 1:
-        ctx.barrier()
-        metrics.update()
+    ctx.barrier()
+    metrics.update()
     outputs = {
         part.index: program.finish(ctx, part, state)
         for part, state in zip(partitions, states, strict=True)
@@ -152,6 +149,7 @@ class _Metrics:
         self._view: View = ctx.table(METRICS_TABLE).view()
         self._n_metrics = len(program.metrics)
         self._stop_after: int | None = None
+        self._why = ""
         self._started = time.perf_counter()
         self.history: list[Record] = []
         self.n_done = 0
@@ -161,6 +159,7 @@ class _Metrics:
         statistics = self._ctx.statistics()
         row = [totals[name] for name in self._program.metrics]
         row += [statistics[name] for name in STATISTICS]
+        row.append(float(self._ctx.stop_requested))
         self._view.inc(np.array([row]), at=[self._ctx.clock_index])
         self.n_done += 1
 
@@ -168,15 +167,15 @@ class _Metrics:
         """Take in the clocks that are complete; say why to stop now, or None to go on."""
         while len(self.history) < min(self._view.fresh - 1, self.n_done):
             self._append(self._view.values[len(self.history) + 1])
-        if self._ctx.stop_requested:
+        if self._ctx.n_ranks == 1 and self._ctx.stop_requested:
             return "callback"
         if self._stop_after is not None and self.n_done >= self._stop_after:
-            return "converged"
+            return self._why
         return None
 
     def _append(self, row: Array) -> None:
         totals = dict(zip(self._program.metrics, row[: self._n_metrics].tolist(), strict=True))
-        statistics = dict(zip(STATISTICS, row[self._n_metrics :].tolist(), strict=True))
+        statistics = dict(zip(STATISTICS, row[self._n_metrics : -1].tolist(), strict=True))
         clock = len(self.history) + 1
         reads = statistics.pop("reads")
         lag = statistics.pop("lag")
@@ -185,7 +184,12 @@ class _Metrics:
         record.update(statistics)
         record["staleness"] = lag / reads if reads else 0.0
         self.history.append(record)
-        if self._stop_after is None and self._program.converged(self.history):
-            self._stop_after = clock + self._plan.slack
+        if self._stop_after is None:
+            if self._program.converged(self.history):
+                self._why = "converged"
+                self._stop_after = clock + self._plan.slack
+            elif row[-1] > 0:
+                self._why = "callback"
+                self._stop_after = clock + self._plan.slack
         if self._ctx.rank == 0:
             self._ctx.report(record)

@@ -61,9 +61,8 @@ class RankContext:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the clock has come at which the run was asked to end."""
-        stop = self._endpoint.stop_clock
-        return stop is not None and self.clock_index >= stop
+        """Whether the client asked for the end."""
+        return self._endpoint.stop_clock is not None
 
     def defer_increments(self) -> None:
         """From here on, views show increments from the next clock on unless they ask otherwise."""

@@ -112,6 +112,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         values = board.told(number)
         if values is None:
             return {"status": "gone", "text": f"run {run_id} was closed"}
+        if board.stop_clock is not None:  # asked for before this rank could hear of it
+            self._cast(board, "petuum-stop", clock=board.stop_clock)
         return {"status": "OK", "values": values}
 
     async def finish(self, run_id: str, rank: int) -> dict[str, Any]:

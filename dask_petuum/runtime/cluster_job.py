@@ -35,7 +35,9 @@ class ClusterJob(Job):
         Connected to the cluster, which is armed where it is not.
     dataset
         What ``fit`` was given. Dask partitions stay on their workers where the balance of their
-        nonzeros allows it; data in this process is cut into one piece per worker and sent.
+        nonzeros allows it; data in this process is cut into one piece per worker and sent. Ranks
+        are numbered in the order of their first partitions, and a float table's sum of a clock in
+        BSP is that of the ranks in this order, each of which adds up its partitions in theirs.
     check
         Called with each piece where it lies.
     dtype
@@ -61,12 +63,15 @@ class ClusterJob(Job):
         pieces = put_pieces(client, dataset.pieces(), workers)
         measured = client.map(partial(measure, check=check), pieces, workers=workers, pure=False)
         self.sizes: Sequence[PieceSize] = gather_pinned(client, measured, workers)
-        self._addresses = tuple(workers[: len(pieces)])
-        self._ranks = place_partitions(
+        addresses = workers[: len(pieces)]
+        placed = place_partitions(
             [size.nnz for size in self.sizes],
-            homes_of(client, pieces, self._addresses),
-            len(self._addresses),
+            homes_of(client, pieces, addresses),
+            len(addresses),
         )
+        order = _ranks_in_order(placed, len(addresses))
+        self._ranks = [order.index(place) for place in placed]
+        self._addresses = tuple(addresses[place] for place in order)
         starts = [0, *accumulate(size.n_rows for size in self.sizes)]
         self._partitions: list[Future] = [
             client.submit(
@@ -130,6 +135,12 @@ def _loop(
     program: DataParallelProgram, plan: LoopPlan, ctx: Any, partitions: Sequence[Partition]
 ) -> RankResult:
     return run_loop(ctx, program, partitions, plan)
+
+
+def _ranks_in_order(placed: Sequence[int], n_ranks: int) -> list[int]:
+    """Order places by their first partition, so that ranks' sums do not depend on who is where."""
+    first = {place: index for index, place in reversed(list(enumerate(placed)))}
+    return sorted(range(n_ranks), key=lambda place: (first.get(place, len(placed)), place))
 
 
 class _Told:

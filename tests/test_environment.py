@@ -41,7 +41,7 @@ def test_a_cluster_is_asked() -> None:
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         found = versions_of_cluster(cluster.scheduler_address)
         worker = next(iter(cluster.scheduler.workers))

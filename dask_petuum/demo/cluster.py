@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.25
 @contextmanager
 def start_cluster(n_workers: int = 2, n_threads: int = 1) -> Iterator[Client]:
     """Start worker processes on this machine; they end with the ``with`` block."""
-    options = {"processes": True, "dashboard_address": None, "silence_logs": logging.ERROR}
+    options = {"processes": True, "dashboard_address": ":0", "silence_logs": logging.ERROR}
     with (
         LocalCluster(n_workers=n_workers, threads_per_worker=n_threads, **options) as cluster,
         Client(cluster) as client,
@@ -42,7 +42,8 @@ def cluster_address(client: Client) -> str:
 def watch_ranks(client: Client, console: Console) -> Iterator[None]:
     """Show each rank's clock, staleness and bytes while the ``with`` block runs."""
     done = threading.Event()
-    with Live(ranks_table([], {}), console=console, refresh_per_second=4) as live:
+    waiting = ranks_table([0] * len(client.scheduler_info()["workers"]), {})
+    with Live(waiting, console=console, refresh_per_second=4) as live:
         watcher = threading.Thread(
             target=_watch, args=(client, live, done), name="watch-ranks", daemon=True
         )

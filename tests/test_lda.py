@@ -41,6 +41,12 @@ def purity(fitted: LDA) -> float:
     return float(blocks.max(axis=1).sum() / blocks.sum())
 
 
+def true_topics() -> Topics:
+    """The topics that the corpus was drawn from."""
+    counts = np.kron(np.eye(N_TOPICS, dtype=np.int32), np.ones((PER_TOPIC, 1), np.int32)) * 10**6
+    return Topics(counts, np.full(N_TOPICS, 0.3), 0.01)
+
+
 def lazy(data: Any, n_parts: int = 4) -> Any:
     return da.from_array(data, chunks=(-(-len(data) // n_parts), -1))
 
@@ -54,7 +60,8 @@ def test_planted_topics_are_found(sampler: str) -> None:
     np.testing.assert_array_equal(fitted.word_topic_counts_.sum(axis=1), data.sum(axis=0))
     np.testing.assert_allclose(fitted.components_, fitted.word_topic_counts_.T + 0.01)
     held_out = corpus(100, seed=1)
-    assert fitted.perplexity(held_out) < 1.3 * PER_TOPIC * 1.5
+    total, n_scored = document_completion(true_topics(), sp.csr_array(held_out), 0)
+    assert fitted.perplexity(held_out) < 1.03 * np.exp(-total / n_scored)
     assert fitted.score(held_out) == pytest.approx(-np.log(fitted.perplexity(held_out)))
 
 
@@ -121,8 +128,7 @@ def test_perplexity_of_one_topic_is_that_of_word_frequencies() -> None:
 
 def test_true_topics_foretell_as_well_as_an_oracle() -> None:
     data = corpus(300, length=400)
-    counts = np.kron(np.eye(N_TOPICS, dtype=np.int32), np.ones((PER_TOPIC, 1), np.int32)) * 10**6
-    topics = Topics(counts, np.full(N_TOPICS, 0.3), 0.01)
+    topics = true_topics()
     shares = data.reshape(300, N_TOPICS, PER_TOPIC).sum(axis=2) / 400
     np.testing.assert_allclose(infer(topics, sp.csr_array(data)), shares, atol=0.01)
 
@@ -150,12 +156,12 @@ def test_priors_are_learnt(split: bool) -> None:
     for doc, share in enumerate(rng.dirichlet(true, len(data))):
         topics = rng.choice(N_TOPICS, 40, p=share)
         np.add.at(data[doc], topics * PER_TOPIC + rng.integers(0, PER_TOPIC, 40), 1)
-    fitted = model(max_iter=100, doc_topic_prior="auto", topic_word_prior="auto").fit(
-        lazy(data, 3) if split else data
-    )
+    fitted = model(
+        max_iter=100, doc_topic_prior="auto", topic_word_prior="auto", random_state=1
+    ).fit(lazy(data, 3) if split else data)
     np.testing.assert_allclose(np.sort(fitted.doc_topic_prior_), true, rtol=0.3)
     # Words are either of a topic, evenly, or not at all.
-    assert 0.05 < fitted.topic_word_prior_ < 1.0
+    assert 0.03 < fitted.topic_word_prior_ < 1.0
 
 
 def test_partial_fit_adds_documents_and_keeps_topics() -> None:

@@ -35,8 +35,9 @@ def bucket_of(topic: Any) -> Any:
     return ((topic >> 4) // DEPTH << 4) + (topic & 15)
 
 
-# over the limit: a call that passes arrays costs a locked count of references per token, so the
-# updates of the list stand here; half of the lines are arguments.
+# A call that passes arrays costs a locked count of references per token, so the updates of the
+# lists stand inside the loop.
+# over the limit: half of the lines are arguments, the rest must not be calls
 @kernel()
 def sample_words(
     docs: Any,

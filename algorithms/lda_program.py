@@ -146,7 +146,8 @@ class LDAProgram(DataParallelProgram):
         made = int(state["passes"][0])
         self._drop_seed(partition, made, n_wk, n_k)
         every = self.problem.evaluate_every
-        evaluated = every > 0 and made % every == 0
+        # By the clock, not by the passes made: some partitions began a clock later.
+        evaluated = every > 0 and int(state["passes"].sum()) % every == 0
         likelihood = self._likelihood(ctx, partition, state, (n_wk, n_k)) if evaluated else 0.0
         if not in_place:
             self._add_difference(ctx, n_wk, n_k)

@@ -70,6 +70,9 @@ def test_partitions_of_a_collection_find_the_same_topics() -> None:
     assert purity(fitted) > 0.95
     assert fitted.n_tokens_ == 400 * 50
     assert fitted.n_iter_ == 61
+    told = [r["log_likelihood"] for r in fitted.history_ if "log_likelihood" in r]
+    assert len(told) == 6
+    assert told[-1] == pytest.approx(fitted.log_likelihood() / fitted.n_tokens_, rel=0.02)
 
 
 def test_result_does_not_depend_on_threads_or_container(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +151,8 @@ def test_tol_ends_a_fit_early() -> None:
     assert fitted.n_iter_ == 4
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_priors_are_learnt(split: bool) -> None:
+@pytest.mark.parametrize(("split", "seed"), [(False, 1), (True, 2)])
+def test_priors_are_learnt(split: bool, seed: int) -> None:
     rng = np.random.default_rng(0)
     true = np.array([0.05, 0.1, 0.3, 0.9])
     data = np.zeros((1500, N_TOPICS * PER_TOPIC), dtype=np.int64)
@@ -157,7 +160,7 @@ def test_priors_are_learnt(split: bool) -> None:
         topics = rng.choice(N_TOPICS, 40, p=share)
         np.add.at(data[doc], topics * PER_TOPIC + rng.integers(0, PER_TOPIC, 40), 1)
     fitted = model(
-        max_iter=100, doc_topic_prior="auto", topic_word_prior="auto", random_state=1
+        max_iter=100, doc_topic_prior="auto", topic_word_prior="auto", random_state=seed
     ).fit(lazy(data, 3) if split else data)
     np.testing.assert_allclose(np.sort(fitted.doc_topic_prior_), true, rtol=0.3)
     # Words are either of a topic, evenly, or not at all.

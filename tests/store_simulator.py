@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -28,19 +29,104 @@ MODELS = ("bsp", "ssp", "essp", "asp")
 OPERATIONS = {Open: "open", Pull: "pull", Push: "push"}
 
 
+class Cores:
+    """Owners and rank cores of a run, wired through a network as the runtime's endpoints do it."""
+
+    def __init__(
+        self,
+        n_ranks: int,
+        specs: list[TableSpec],
+        consistency: Consistency,
+        network: MemoryNetwork,
+        own_by_network: bool = False,
+    ) -> None:
+        layout = plan_layout(specs, n_ranks)
+        self.own_by_network = own_by_network
+        self.owners: list[Owner] = []
+        self.ranks: list[RankCore] = []
+        #: Plan and owner of each access plan that has not been answered, by rank.
+        self.opening: list[set[tuple[int, int]]] = [set() for _ in range(n_ranks)]
+        #: Owners whose ``fresh`` was less than before.
+        self.fell: list[int] = []
+        for p in range(n_ranks):
+            identity = Identity("run", p, n_ranks)
+            self.owners.append(Owner(identity, specs, layout, ordered=consistency.ordered))
+            self.ranks.append(RankCore(identity, specs, layout, consistency))
+            network.serve(p, partial(self._serve, p))
+        self._transports = [network.connect(p) for p in range(n_ranks)]
+
+    def open_view(self, p: int, table: str, rows, read_my_writes: bool) -> StoreView:
+        """Declare rows; not to be used before ``opening`` is empty."""
+        view, effects = self.ranks[p].open_view(table, rows, read_my_writes)
+        self.opening[p] |= {(view.plan, effect.owner) for effect in effects}
+        self.send(p, effects)
+        return view
+
+    def send(self, p: int, effects: list) -> None:
+        """Send what a rank's core asks for; its own owner is reached by a call."""
+        for effect in effects:
+            if effect.owner == p and not self.own_by_network:
+                operation = OPERATIONS[type(effect)]
+                self._serve(p, operation, effect.message, partial(self._hear, p, effect))
+            else:
+                self._call(p, effect)
+
+    def table(self, spec: TableSpec) -> np.ndarray:
+        """A table as its owners hold it; -99 where nobody does, or two do."""
+        values = np.full(spec.shape, -99.0)
+        held = np.zeros(spec.n_rows, dtype=int)
+        for owner in self.owners:
+            for start, block in owner.block_values(spec.name):
+                dense = block.toarray() if spec.sparse else block
+                values[start : start + len(dense)] = dense
+                held[start : start + len(dense)] += 1
+        values[held != 1] = -99
+        return values
+
+    def _call(self, p: int, effect) -> None:
+        self._transports[p].call(
+            effect.owner, OPERATIONS[type(effect)], effect.message, partial(self._hear, p, effect)
+        )
+
+    def _hear(self, p: int, effect, reply) -> None:
+        core = self.ranks[p]
+        if isinstance(reply, TransportError):
+            self._call(p, effect)
+        elif reply["status"] == "superseded":
+            return
+        elif isinstance(effect, Push):
+            core.on_pushed(effect.owner, effect.message["clock"])
+        elif isinstance(effect, Pull):
+            self.send(p, core.on_answer(effect.owner, reply))
+        else:
+            plan = effect.message["plan"]
+            core.on_opened(effect.owner, core.view_of(plan), reply)
+            self.opening[p].discard((plan, effect.owner))
+
+    def _serve(self, p: int, operation: str, message, answer) -> None:
+        owner = self.owners[p]
+        before = owner.fresh
+        if operation == "push":
+            reply, releases = owner.push(message)
+            answer(reply)
+        else:
+            releases = getattr(owner, operation)(message, answer)
+        if owner.fresh < before:
+            self.fell.append(p)
+        for release in releases:
+            release.token(release.reply)
+
+
 @dataclass
 class Rank:
     """Where one rank's program stands."""
 
     core: RankCore
-    transport: object
     n_clocks: int
     weight: float
     views: list[StoreView] = field(default_factory=list)
     #: What is left to do in this clock.
     todo: list[tuple] = field(default_factory=list)
-    #: Plan and owner of each access plan that has not been answered.
-    opening: set[tuple[int, int]] = field(default_factory=set)
     state: str = "start"
     #: Views of which a barrier promised, for this clock, that they lack nothing.
     complete: int = 0
@@ -62,23 +148,19 @@ class Simulation:
         self.specs = [self._draw_table(i, seed) for i in range(rng.choice((1, 1, 1, 2, 3)))]
         self.base = {s.name: initial_rows(s, 0, s.n_rows) for s in self.specs}
         self.barriers = {c for c in range(self.n_clocks) if rng.random() < 0.15}
-        layout = plan_layout(self.specs, self.n_ranks)
-        faults = Faults(rng.choice((0, 0.1)), rng.choice((0, 0.15)), rng.choice((0, 0.1)))
+        faults = Faults(
+            lose=rng.choice((0, 0.1)),
+            repeat=rng.choice((0, 0.2)),
+            late=rng.choice((0, 0.2)),
+            slow=rng.choice((0, 0.15)),
+        )
         self.network = MemoryNetwork(seed, faults)
-        self.owners: list[Owner] = []
+        own_by_network = rng.random() < 0.3
+        self.cores = Cores(self.n_ranks, self.specs, self.consistency, self.network, own_by_network)
         self.ranks: list[Rank] = []
-        for p in range(self.n_ranks):
-            identity = Identity("run", p, self.n_ranks)
-            self.owners.append(
-                Owner(identity, self.specs, layout, ordered=self.consistency.ordered)
-            )
-            self.network.serve(p, self._serve(p))
-            core = RankCore(identity, self.specs, layout, self.consistency)
+        for core in self.cores.ranks:
             n_clocks = self.n_clocks if rng.random() < 0.8 else rng.randint(1, self.n_clocks)
-            self.ranks.append(
-                Rank(core, self.network.connect(p), n_clocks, rng.choice((0.2, 1, 1)))
-            )
-        self.own_by_network = rng.random() < 0.3
+            self.ranks.append(Rank(core, n_clocks, rng.choice((0.2, 1, 1))))
         self.share = rng.choice((0.3, 0.6, 0.85))
 
     def _draw_consistency(self, model: str) -> Consistency:
@@ -106,7 +188,7 @@ class Simulation:
     def run(self) -> list[Violation]:
         """Run to the end; what was broken on the way."""
         for _ in range(20_000):
-            runnable = [p for p, rank in enumerate(self.ranks) if self._runnable(rank)]
+            runnable = [p for p in range(self.n_ranks) if self._runnable(p)]
             under_way = self.network.n_under_way
             if not runnable and not under_way:
                 break
@@ -120,10 +202,11 @@ class Simulation:
         found = check(self.events, self.n_ranks, self.n_clocks, n_rows, one_order=True)
         return self.violations + found
 
-    def _runnable(self, rank: Rank) -> bool:
+    def _runnable(self, p: int) -> bool:
+        rank = self.ranks[p]
         if rank.state == "waiting":
             return rank.core.ready()
-        return rank.state != "done" and not rank.opening
+        return rank.state != "done" and not self.cores.opening[p]
 
     def _advance(self, p: int) -> None:
         rank = self.ranks[p]
@@ -159,11 +242,9 @@ class Simulation:
         rows = None
         if rng.random() < 0.5:
             rows = [row for row in range(spec.n_rows) if rng.random() < 0.6]
-        view, effects = rank.core.open_view(spec.name, rows, rng.random() < 0.5)
+        view = self.cores.open_view(p, spec.name, rows, rng.random() < 0.5)
         if view not in rank.views:
             rank.views.append(view)
-        rank.opening |= {(view.plan, effect.owner) for effect in effects}
-        self._send(p, effects)
 
     def _read_all(self, p: int) -> None:
         rank = self.ranks[p]
@@ -234,78 +315,22 @@ class Simulation:
         self.events.append(End(p, core.clock + 1, bound, last))
         barrier = core.clock in self.barriers
         rank.complete = len(rank.views) if barrier else 0
-        self._send(p, core.end_clock(last=last, barrier=barrier))
+        self.cores.send(p, core.end_clock(last=last, barrier=barrier))
         rank.state = "done" if last else "waiting"
-
-    def _send(self, p: int, effects: list) -> None:
-        for effect in effects:
-            if effect.owner == p and not self.own_by_network:
-                self._serve(p)(
-                    OPERATIONS[type(effect)],
-                    effect.message,
-                    lambda reply, effect=effect: self._hear(p, effect, reply),
-                )
-            else:
-                self._call(p, effect)
-
-    def _call(self, p: int, effect) -> None:
-        self.ranks[p].transport.call(
-            effect.owner,
-            OPERATIONS[type(effect)],
-            effect.message,
-            lambda reply: self._hear(p, effect, reply),
-        )
-
-    def _hear(self, p: int, effect, reply) -> None:
-        """Take in a reply, as the runtime's endpoint does."""
-        rank = self.ranks[p]
-        if isinstance(reply, TransportError):
-            self._call(p, effect)
-        elif reply["status"] == "superseded":
-            return
-        elif isinstance(effect, Push):
-            rank.core.on_pushed(effect.owner, effect.message["clock"])
-        elif isinstance(effect, Pull):
-            self._send(p, rank.core.on_answer(effect.owner, reply))
-        else:
-            plan = effect.message["plan"]
-            rank.core.on_opened(effect.owner, rank.core.view_of(plan), reply)
-            rank.opening.discard((plan, effect.owner))
-
-    def _serve(self, p: int):
-        def handle(operation, message, answer) -> None:
-            owner = self.owners[p]
-            before = owner.fresh
-            if operation == "push":
-                reply, releases = owner.push(message)
-                answer(reply)
-            else:
-                releases = getattr(owner, operation)(message, answer)
-            if owner.fresh < before:
-                self.violations.append(Violation("fresh fell", f"owner {p}: {before}"))
-            for release in releases:
-                release.token(release.reply)
-
-        return handle
 
     def _check_end(self) -> None:
         states = Counter(rank.state for rank in self.ranks)
         if states["done"] != self.n_ranks or self.network.n_under_way:
-            self.violations.append(Violation("hang", f"{states} {self.ranks} {self.owners}"))
+            self.violations.append(Violation("hang", f"{states} {self.ranks} {self.cores.owners}"))
             return
-        for rank, owner in zip(self.ranks, self.owners, strict=True):
+        for p in self.cores.fell:
+            self.violations.append(Violation("fresh fell", f"owner {p}"))
+        for rank, owner in zip(self.ranks, self.cores.owners, strict=True):
             if rank.core.unacknowledged:
                 self.violations.append(Violation("hang", f"unacknowledged: {rank.core}"))
             if owner.fresh != FINISHED:
                 self.violations.append(Violation("hang", f"not finished: {owner}"))
         for spec in self.specs:
-            self.events.append(Final(spec.name, self._final(spec)))
-
-    def _final(self, spec: TableSpec) -> np.ndarray:
-        values = np.full(spec.shape, -1, dtype=np.int64)
-        for owner in self.owners:
-            for start, block in owner.block_values(spec.name):
-                dense = block.toarray() if spec.sparse else block
-                values[start : start + len(dense)] = dense
-        values -= self.base[spec.name].astype(np.int64)
-        return values.reshape(spec.n_rows, self.n_ranks, self.n_clocks)
+            values = self.cores.table(spec) - self.base[spec.name]
+            shape = (spec.n_rows, self.n_ranks, self.n_clocks)
+            self.events.append(Final(spec.name, values.astype(np.int64).reshape(shape)))

@@ -310,21 +310,18 @@ BUGS = {
     never_waits: (RankCore, "ready", "stale spread"),
     pulls_after_the_last_version: (RankCore, "_pull", "stale"),
 }
-#: Bugs that show only together.
-PAIRS = {
-    "a stale answer is installed over a newer one": (
-        (takes_any_answer, RankCore, "on_answer"),
-        (installs_over_newer, RankCore, "_install_chunks"),
-        "own fresh stale backwards",
-    ),
-}
-MOST_SCHEDULES = 300
+#: Bugs of which each alone does no harm.
+STALE_ANSWERS = (
+    (takes_any_answer, RankCore, "on_answer"),
+    (installs_over_newer, RankCore, "_install_chunks"),
+)
+MOST_SCHEDULES = 1_000
 
 
-def hunt(kinds):
+def hunt(kinds, model=None):
     """Find the first schedule that shows a violation of one of the kinds."""
     for seed in range(MOST_SCHEDULES):
-        found = {violation.kind for violation in Simulation(seed).run()}
+        found = {violation.kind for violation in Simulation(seed, model).run()}
         if found & set(kinds):
             return seed
     return None
@@ -338,14 +335,11 @@ def test_a_planted_bug_is_found(bug):
         assert hunt(expected) is not None, f"{bug.__name__} survives {MOST_SCHEDULES} schedules"
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-def test_a_pair_of_bugs_is_found(pair):
-    *bugs, kinds = PAIRS[pair]
-    expected = [kind for kind in ALL_KINDS if kind in kinds]
+def test_a_stale_answer_installed_over_a_newer_one_is_found():
     with ExitStack() as stack:
-        for bug, owner, name in bugs:
+        for bug, owner, name in STALE_ANSWERS:
             stack.enter_context(patch.object(owner, name, bug(owner.__dict__[name])))
-        assert hunt(expected) is not None, f"{pair}: survives {MOST_SCHEDULES} schedules"
+        assert hunt(("stale", "own", "backwards"), "bsp") is not None
 
 
 ALL_KINDS = (

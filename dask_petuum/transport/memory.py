@@ -9,6 +9,7 @@ No thread, no clock: the same seed and the same calls give the same run.
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from dask_petuum.transport.base import OnReply, Reply
 __all__ = ["Faults", "MemoryNetwork", "MemoryTransport"]
 
 Message = Mapping[str, Any]
+#: Steps that a slow message takes at most.
+SLOWEST = 80
+
 #: Gets operation, message and what to call with the answer, now or later.
 Handler = Callable[[str, Message, Callable[[Reply], None]], None]
 #: Gets rank, operation and message.
@@ -39,11 +43,14 @@ class Faults:
         A message arrives, and will arrive again.
     late
         The sender is told that its answer was lost, and gets it later nevertheless.
+    slow
+        A message is overtaken by up to ``SLOWEST`` others.
     """
 
     lose: float = 0.0
     repeat: float = 0.0
     late: float = 0.0
+    slow: float = 0.0
 
 
 class MemoryNetwork:
@@ -59,7 +66,7 @@ class MemoryNetwork:
         The coordinator: gets what ranks cast.
     """
 
-    # The mutable state is `_pool`; only `step` and the transports' calls change it.
+    # The mutable state is `_pool` and `_slow`; only `step` and the transports' calls change it.
 
     def __init__(self, seed: int, faults: Faults = Faults(), on_cast: OnCast | None = None) -> None:
         self._random = random.Random(seed)
@@ -67,15 +74,18 @@ class MemoryNetwork:
         self._on_cast = on_cast
         self._handlers: dict[int, Handler] = {}
         self._pool: list[Callable[[], None]] = []
+        #: (step from which it is in the pool, number, message), a heap.
+        self._slow: list[tuple[int, int, Callable[[], None]]] = []
+        self._n_slow = 0
         self.n_steps = 0
 
     def __repr__(self) -> str:
-        return f"<MemoryNetwork of {len(self._handlers)} ranks, {len(self._pool)} under way>"
+        return f"<MemoryNetwork of {len(self._handlers)} ranks, {self.n_under_way} under way>"
 
     @property
     def n_under_way(self) -> int:
-        """Messages in the pool."""
-        return len(self._pool)
+        """Messages that have not arrived."""
+        return len(self._pool) + len(self._slow)
 
     def serve(self, rank: int, handler: Handler) -> None:
         """Deliver the calls for a rank to ``handler``."""
@@ -87,16 +97,24 @@ class MemoryNetwork:
 
     def step(self) -> bool:
         """Take one message, any one, as far as it gets; False where none is under way."""
+        self.n_steps += 1
+        while self._slow and (not self._pool or self._slow[0][0] <= self.n_steps):
+            self._pool.append(heapq.heappop(self._slow)[2])
         if not self._pool:
             return False
-        self.n_steps += 1
         index = self._random.randrange(len(self._pool))
         self._pool[index], self._pool[-1] = self._pool[-1], self._pool[index]
         self._pool.pop()()
         return True
 
     def _send(self, deliver: Callable[[], None], lost: Callable[[], None]) -> None:
-        self._pool.append(partial(self._arrive, deliver, lost))
+        message = partial(self._arrive, deliver, lost)
+        if self._random.random() < self._faults.slow:
+            due = self.n_steps + self._random.randint(1, SLOWEST)
+            self._n_slow += 1
+            heapq.heappush(self._slow, (due, self._n_slow, message))
+        else:
+            self._pool.append(message)
 
     def _arrive(self, deliver: Callable[[], None], lost: Callable[[], None]) -> None:
         fate = self._random.random()

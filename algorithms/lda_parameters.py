@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_parameters", "first_priors"]
+__all__ = ["check_parameters", "first_priors", "is_learnt"]
 
 SAMPLERS = ("auto", "dense", "sparse")
 
@@ -44,14 +44,21 @@ def first_priors(model: Any, going_on: bool) -> tuple[NDArray[np.float64], float
     """
     n_topics = int(model.n_components)
     alpha, beta = model.doc_topic_prior, model.topic_word_prior
-    if alpha == "auto" and going_on:
+    learnt = is_learnt(alpha)
+    if learnt and going_on:
         alphas = np.array(model.doc_topic_prior_, dtype=np.float64)
     else:
-        default = alpha is None or alpha == "auto"
-        alphas = np.full(n_topics, min(0.1, 10.0 / n_topics) if default else float(alpha))
+        alphas = np.full(n_topics, min(0.1, 10.0 / n_topics) if learnt else float(alpha))
     if beta == "auto" and going_on:
         return alphas, float(model.topic_word_prior_)
     return alphas, 0.01 if beta is None or beta == "auto" else float(beta)
+
+
+def is_learnt(doc_topic_prior: Any) -> bool:
+    """Whether the document prior is learnt: for None and "auto"."""
+    return doc_topic_prior is None or (
+        isinstance(doc_topic_prior, str) and doc_topic_prior == "auto"
+    )
 
 
 def _check_prior(name: str, value: Any) -> None:

@@ -40,6 +40,9 @@ __all__ = ["LDAProblem", "LDAProgram"]
 
 #: Passes before priors are learnt: the first topics say little of how they are shared.
 BURN_IN = 10
+#: Sums for the document prior are kept in these parts of one: whole numbers add up to the same in
+#: any order.
+FINE = 2**20
 #: Least value of a learnt prior.
 FLOOR = 1e-5
 
@@ -114,7 +117,7 @@ class LDAProgram(DataParallelProgram):
         ]
         if problem.learn_alpha:
             shape = (1, problem.n_topics + 1)
-            specs.append(TableSpec("prior_sums", shape, "float64", dims=("all", "sum")))
+            specs.append(TableSpec("prior_sums", shape, "int64", dims=("all", "sum")))
         return specs
 
     def start(self, ctx: Context, partition: Partition) -> State:
@@ -122,7 +125,7 @@ class LDAProgram(DataParallelProgram):
         state = lay_out(partition.data, self.problem.n_topics, self.problem.sampler)
         state["alpha"] = self.problem.alpha.copy()
         state["beta"] = np.array([self.problem.beta])
-        state["prior_sums"] = np.zeros(self.problem.n_topics + 1)
+        state["prior_sums"] = np.zeros(self.problem.n_topics + 1, dtype=np.int64)
         state["passes"] = np.zeros(2, dtype=np.int64)  # made, waited
         for spec in self.tables():
             self._view(ctx, spec.name)
@@ -152,7 +155,7 @@ class LDAProgram(DataParallelProgram):
         if not in_place:
             self._add_difference(ctx, n_wk, n_k)
         if self.problem.learn_alpha and made >= BURN_IN:
-            sums = minka_sums(state, state["alpha"], ctx.map)
+            sums = np.rint(minka_sums(state, state["alpha"], ctx.map) * FINE).astype(np.int64)
             self._view(ctx, "prior_sums").inc((sums - state["prior_sums"])[np.newaxis])
             state["prior_sums"] = sums
         n_tokens = float(len(state["topics"]))

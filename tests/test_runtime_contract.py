@@ -492,3 +492,27 @@ def test_a_session_says_what_it_is(place):
         ps.create_table("w", shape=(4, 40), dtype="int64")
         assert "['w']" in repr(ps)
         assert repr(ps.table("w")) == "<table 'w' (4, 40) int64>"
+
+
+@pytest.mark.parametrize(
+    ("consistency", "staleness"),
+    [("bsp", None), ("ssp", 0), ("ssp", 3), ("essp", 1), ("essp", "auto"), ("asp", None)],
+)
+@pytest.mark.parametrize("where", ["local", "cluster"])
+def test_an_audit_finds_every_promise_kept(where, consistency, staleness, request):
+    client = "local" if where == "local" else request.getfixturevalue("client")
+    with petuum.connect(client) as ps:
+        ps.create_table("mine", shape=(3, 1), init=5)
+        report = ps.audit(consistency=consistency, staleness=staleness, n_clocks=15)
+        assert report.ok, str(report)
+        assert report.n_ranks == (1 if where == "local" else 4)
+        assert report.n_reads > 15 * report.n_ranks
+        assert ps.table("mine").to_numpy().ravel().tolist() == [5, 5, 5]
+
+
+def test_an_audit_refuses_what_it_cannot_do(place):
+    with place.session() as ps:
+        with pytest.raises(ValueError, match="n_clocks must be >= 1"):
+            ps.audit(n_clocks=0)
+        with pytest.raises(ValueError, match="staleness must be >= 0"):
+            ps.audit(staleness=-1)

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 #: Wait for the error that a rank raised, after its text has come, seconds.
 CAUSE_SECONDS = 10
-#: Longest wait for the scheduler's answer, seconds; it answers a poll after 20 s.
+#: Longest wait for the scheduler's answer, seconds; it answers a poll after 1 s.
 CALL_SECONDS = 120
 
 #: Called with each finished clock's record; True asks the run to end.
@@ -232,8 +232,14 @@ class ClusterRun:
 
 
 def _check_tasks(futures: Sequence[Future]) -> None:
-    """Raise where a rank's task is gone without a word of its run: cancelled by somebody, say."""
+    """Raise where a rank's task ended without a word of its run.
+
+    Because its function could not be loaded on the scheduler, say, or somebody cancelled it.
+    """
     for rank, future in enumerate(futures):
+        if future.status == "error":
+            error = future.exception(timeout=CAUSE_SECONDS)
+            raise RankError(f"rank {rank} could not begin: {error!r}", rank) from error
         if future.status in ("cancelled", "lost"):
             raise RunInterruptedError(f"the task of rank {rank} was {future.status}")
 

@@ -46,6 +46,9 @@ class ClusterSession(Session):
             self._last.close()
             self._last = None
 
+    def _sibling(self) -> Session:
+        return ClusterSession(self.client)
+
     def _add(self, spec: TableSpec) -> None:
         """Nothing to do before a run: its ranks make their own rows."""
 

@@ -145,8 +145,9 @@ def run_rank(
     """
     worker = get_worker()
     secede()
+    plugin = worker.plugins[PLUGIN_NAME]
     try:
-        run = worker.plugins[PLUGIN_NAME].start_run(spec, rank)
+        run = plugin.start_run(spec, rank)
         endpoint = run.endpoint
         opened = run.open_memory(rank, _exchange(worker, spec, rank, run.describe_memory()))
         run.share_memory(rank, _exchange(worker, spec, rank, opened))
@@ -156,6 +157,8 @@ def run_rank(
         endpoint.finish()
         _ask(worker, "petuum_finish", run_id=spec.run_id, rank=rank)
     except RunInterruptedError:
+        # the run may have been closed before it began here: nobody would tell this worker again
+        adapter.wait_on_loop(worker, plugin.close_run(spec.run_id))
         raise
     except BaseException:
         text = traceback.format_exc()

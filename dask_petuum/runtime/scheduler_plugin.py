@@ -24,8 +24,9 @@ __all__ = ["PetuumScheduler"]
 
 logger = logging.getLogger(__name__)
 
-#: Longest wait of a client's poll before it is answered with "nothing new", seconds.
-POLL_SECONDS = 20.0
+#: Longest wait of a client's poll before it is answered with "nothing new", seconds. In between
+#: the client looks for tasks that are gone without the scheduler's having heard of them.
+POLL_SECONDS = 1.0
 #: Wait for the workers' word that they have closed a run, seconds.
 CLOSE_SECONDS = 5.0
 

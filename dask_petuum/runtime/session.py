@@ -24,6 +24,7 @@ from dask_petuum.runtime.local import LocalContext
 from dask_petuum.runtime.pieces import given_pieces, join_pieces
 from dask_petuum.runtime.threads import Threads, count_threads
 from dask_petuum.runtime.where import find_client
+from dask_petuum.store.audit_run import AuditReport, audit
 from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.local import LocalTable
 from dask_petuum.store.spec import TableSpec, UpdateRule
@@ -150,14 +151,51 @@ class Session(ABC):
         ValueError, TableError
             For arguments that cannot be; before anything is started.
         """
-        if staleness is None:
-            staleness = 0 if consistency in ("bsp", "asp") else 1
-        model = Consistency.parse(consistency, staleness)
-        return self._run(function, partitions, model, seed)
+        return self._run(function, partitions, _model(consistency, staleness), seed)
+
+    def audit(
+        self,
+        *,
+        consistency: str = "essp",
+        staleness: int | str | None = None,
+        n_clocks: int = 20,
+        seed: int = 0,
+    ) -> AuditReport:
+        """Check here, with tables of its own, that the store keeps its promise.
+
+        Every rank adds to fingerprint tables, in which each read shows exactly the increments
+        that it holds: none lost, none twice, none older than the bound allows.
+
+        Parameters
+        ----------
+        consistency, staleness
+            As for :meth:`run`: what is run with and checked.
+        n_clocks
+            Clocks of every rank.
+        seed
+            Of what is added where.
+
+        Returns
+        -------
+        dask_petuum.store.audit_run.AuditReport
+            With ``violations``, which is empty where the promise was kept.
+
+        Raises
+        ------
+        ValueError
+            For a model, a bound or a number of clocks that cannot be.
+        """
+        model = _model(consistency, staleness)
+        with self._sibling() as session:
+            return audit(session, model, n_clocks, seed)
 
     @abstractmethod
     def close(self) -> None:
         """Free the tables."""
+
+    @abstractmethod
+    def _sibling(self) -> Session:
+        """Open another session in the same place."""
 
     @abstractmethod
     def _add(self, spec: TableSpec) -> None: ...
@@ -189,6 +227,9 @@ class LocalSession(Session):
         """Free the tables."""
         self._tables.clear()
 
+    def _sibling(self) -> Session:
+        return LocalSession(self._n_threads)
+
     def _add(self, spec: TableSpec) -> None:
         self._tables[spec.name] = LocalTable(spec)
 
@@ -214,6 +255,13 @@ class LocalSession(Session):
                 table.forget_views()
         self.statistics = [ctx.counts.to_dict()]
         return [result]
+
+
+def _model(consistency: str, staleness: int | str | None) -> Consistency:
+    """Check a choice; fill in the bound where none is given."""
+    if staleness is None:
+        staleness = 0 if consistency in ("bsp", "asp") else 1
+    return Consistency.parse(consistency, staleness)
 
 
 def connect(client: Any = None) -> Session:

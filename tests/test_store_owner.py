@@ -53,9 +53,10 @@ def cells(indices, value, plan=0, first=0):
     }
 
 
-def csr(plan=1, indptr=(0, 1, 1, 2, 2), indices=(0, 2), values=(5, 6)):
+def csr(plan=1, rows=(0, 2), indptr=(0, 1, 2), indices=(0, 2), values=(5, 6)):
     return {
         **{"plan": plan, "block": 0, "first": 0, "kind": "csr"},
+        "rows": np.array(rows, dtype=np.int32),
         "indptr": np.array(indptr, dtype=np.int64),
         "indices": np.array(indices, dtype=np.int32),
         "values": np.array(values, dtype=np.int32),
@@ -402,20 +403,27 @@ CHUNKS = {
     "csr for a dense table": csr(plan=0),
     "csr: indptr missing": changed(csr(), indptr=...),
     "csr: indptr empty": csr(indptr=()),
-    "csr: indptr too long": csr(indptr=(0, 1, 1, 2, 2, 2)),
-    "csr: indptr not from 0": csr(indptr=(1, 1, 1, 2, 2)),
-    "csr: indptr beyond the indices": csr(indptr=(0, 1, 1, 2, 9)),
-    "csr: indptr short of the indices": csr(indptr=(0, 1, 1, 1, 1)),
-    "csr: indptr falls": csr(indptr=(0, 9, 1, 2, 2)),
-    "csr: indptr negative": csr(indptr=(0, -5, 1, 2, 2)),
-    "csr: indptr int32": changed(csr(), indptr=np.array([0, 1, 1, 2, 2], dtype=np.int32)),
+    "csr: indptr too long": csr(indptr=(0, 1, 2, 2)),
+    "csr: indptr too short": csr(indptr=(0, 2)),
+    "csr: indptr not from 0": csr(indptr=(1, 1, 2)),
+    "csr: indptr beyond the indices": csr(indptr=(0, 1, 9)),
+    "csr: indptr short of the indices": csr(indptr=(0, 1, 1)),
+    "csr: indptr falls": csr(indptr=(0, 9, 2)),
+    "csr: indptr negative": csr(indptr=(0, -5, 2)),
+    "csr: indptr int32": changed(csr(), indptr=np.array([0, 1, 2], dtype=np.int32)),
+    "csr: indptr in a matrix": changed(csr(), indptr=np.array([[0, 1, 2]])),
     "csr: index negative": csr(indices=(-1, 2)),
     "csr: index outside": csr(indices=(0, 3)),
     "csr: index huge": csr(indices=(0, 2**31 - 1)),
     "csr: more indices than values": csr(values=(5,)),
     "csr: fewer indices than values": csr(values=(5, 6, 7)),
     "csr: values of another dtype": changed(csr(), values=np.array([5, 6])),
-    "csr: with rows": changed(csr(), rows=np.arange(4, dtype=np.int32)),
+    "csr: rows missing": changed(csr(), rows=...),
+    "csr: more rows than indptr says": csr(rows=(0, 2, 3)),
+    "csr: row negative": csr(rows=(-1, 2)),
+    "csr: row outside": csr(rows=(0, 4)),
+    "csr: row repeated": csr(rows=(2, 2)),
+    "csr: row outside with first": changed(csr(rows=(0, 3)), first=1),
 }
 
 

@@ -12,7 +12,8 @@ kind   arrays                                 bytes
 dense  values (n, n_cols)                     n n_cols itemsize
 rows   rows int32 (m,), values (m, n_cols)    m (4 + n_cols itemsize)
 cells  cells int64 (k,), values (k,)          k (8 + itemsize)
-csr    indptr int64, indices int32, values    8 (n + 1) + k (4 + itemsize)
+csr    rows, indptr int64 (m + 1,), indices   4 m + 8 (m + 1) + k (4 + itemsize)
+       int32 (k,), values (k,)
 =====  =====================================  =================================
 
 n rows of the block, m of them with a change, k changed cells; a sparse table's chunks are csr.
@@ -67,11 +68,12 @@ def encode_delta(delta: Any, plan: int, block: int, empty: Allocator = np.empty)
     empty
         Makes new arrays, as ``numpy.empty``: in memory that the receiver can reach, for example.
     """
+    if is_sparse(delta):
+        changed = np.flatnonzero(np.diff(delta.indptr)).astype(np.int32)
+        yield from _encode_csr(delta[changed], changed, plan, block)
+        return
     for first, part in _slices(delta):
-        if is_sparse(part):
-            chunk = _encode_csr(part) if part.nnz else None
-        else:
-            chunk = _encode_dense_delta(part, empty)
+        chunk = _encode_dense_delta(part, empty)
         if chunk is not None:
             yield {"plan": plan, "block": block, "first": first, **chunk}
 
@@ -103,9 +105,7 @@ def encode_rows(
     address = {"plan": plan, "block": block}
     source = where if plan_rows is None else np.ascontiguousarray(plan_rows[where])
     if is_sparse(values):
-        for first, part in _slices(values[source]):
-            rows = where[first : first + part.shape[0]]
-            yield {**address, "first": 0, "rows": rows, **_encode_csr(part)}
+        yield from _encode_csr(values[source], where, plan, block)
         return
     everything = len(where) == len(changed)
     row_bytes = values.shape[1] * values.itemsize
@@ -137,8 +137,7 @@ def chunk_rows(chunk: Chunk, n_rows: int) -> Array:
             raise ProtocolError(f"rows of a chunk must be 1-d int32, got {rows.dtype}")
         rows = rows + np.int32(first) if first else rows
     else:
-        n = len(chunk["indptr"]) - 1 if chunk["kind"] == "csr" else len(chunk["values"])
-        rows = np.arange(first, first + n, dtype=np.int32)
+        rows = np.arange(first, first + len(chunk["values"]), dtype=np.int32)
     if len(rows) and (rows.min() < 0 or rows.max() >= n_rows):
         raise ProtocolError(f"a chunk's rows reach outside its block of {n_rows} rows")
     return np.ascontiguousarray(rows)
@@ -170,7 +169,7 @@ def _slices(values: Any, row_bytes: int | None = None) -> Iterator[tuple[int, An
     n_rows = values.shape[0]
     if is_sparse(values):
         cell_bytes = values.indices.itemsize + values.dtype.itemsize
-        ends = values.indptr[1:].astype(np.int64) * cell_bytes + np.arange(1, n_rows + 1) * 8
+        ends = values.indptr[1:].astype(np.int64) * cell_bytes + np.arange(1, n_rows + 1) * 12
         first = 0
         while first < n_rows:
             limit = MAX_FRAME_BYTES - 8 + (ends[first - 1] if first else 0)
@@ -219,10 +218,12 @@ def _looks_dense(delta: Array) -> bool:
     return len(delta) >= 2 * SAMPLE_ROWS and bool(delta[::step].all())
 
 
-def _encode_csr(part: Any) -> Chunk:
-    return {
-        "kind": "csr",
-        "indptr": part.indptr.astype(np.int64),
-        "indices": part.indices.astype(np.int32),
-        "values": part.data,
-    }
+def _encode_csr(part: Any, rows: Array, plan: int, block: int) -> Iterator[Chunk]:
+    for first, piece in _slices(part):
+        yield {
+            **{"plan": plan, "block": block, "first": 0, "kind": "csr"},
+            "rows": rows[first : first + piece.shape[0]],
+            "indptr": piece.indptr.astype(np.int64),
+            "indices": piece.indices.astype(np.int32),
+            "values": piece.data,
+        }

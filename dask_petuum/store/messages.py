@@ -29,7 +29,12 @@ _ARRAYS: Mapping[str, Mapping[str, tuple[str | None, int]]] = {
     "dense": {"values": (None, 2)},
     "rows": {"rows": ("int32", 1), "values": (None, 2)},
     "cells": {"cells": ("int64", 1), "values": (None, 1)},
-    "csr": {"indptr": ("int64", 1), "indices": ("int32", 1), "values": (None, 1)},
+    "csr": {
+        "rows": ("int32", 1),
+        "indptr": ("int64", 1),
+        "indices": ("int32", 1),
+        "values": (None, 1),
+    },
 }
 _ADDRESS = ("plan", "block", "first", "kind")
 
@@ -129,8 +134,9 @@ def _check_cells(chunk: Mapping[str, Any], n_cols: int, n_rows: int) -> None:
 
 def _check_csr(chunk: Mapping[str, Any], n_cols: int, n_rows: int) -> None:
     indptr, indices = chunk["indptr"], chunk["indices"]
-    if not 1 <= len(indptr) <= n_rows + 1:
-        raise ProtocolError(f"indptr has {len(indptr)} entries for {n_rows} rows")
+    _check_ascending("rows", chunk["rows"], n_rows)
+    if len(indptr) != len(chunk["rows"]) + 1:
+        raise ProtocolError(f"indptr has {len(indptr)} entries for {len(chunk['rows'])} rows")
     if indptr[0] != 0 or indptr[-1] != len(indices) or len(indices) != len(chunk["values"]):
         raise ProtocolError("indptr, indices and values of a chunk do not fit each other")
     if (indptr[1:] < indptr[:-1]).any():

@@ -145,9 +145,8 @@ def run_rank(
     """
     worker = get_worker()
     secede()
-    plugin = worker.plugins[PLUGIN_NAME]
     try:
-        run = plugin.start_run(spec, rank)
+        run = worker.plugins[PLUGIN_NAME].start_run(spec, rank)
         endpoint = run.endpoint
         opened = run.open_memory(rank, _exchange(worker, spec, rank, run.describe_memory()))
         run.share_memory(rank, _exchange(worker, spec, rank, opened))
@@ -157,8 +156,6 @@ def run_rank(
         endpoint.finish()
         _ask(worker, "petuum_finish", run_id=spec.run_id, rank=rank)
     except RunInterruptedError:
-        # the run may have been closed before it began here: nobody would tell this worker again
-        adapter.wait_on_loop(worker, plugin.close_run(spec.run_id))
         raise
     except BaseException:
         text = traceback.format_exc()
@@ -177,6 +174,8 @@ def _exchange(worker: Any, spec: RunSpec, rank: int, value: Any) -> list[Any]:
     """Tell all ranks something and hear what they tell; returns when all are there."""
     reply = _ask(worker, "petuum_exchange", run_id=spec.run_id, rank=rank, value=value)
     if reply["status"] != "OK":
+        # the run may have been closed before it began here: nobody would tell this worker again
+        adapter.wait_on_loop(worker, worker.plugins[PLUGIN_NAME].close_run(spec.run_id))
         raise RunInterruptedError(reply["text"])
     values: list[Any] = reply["values"]
     return values

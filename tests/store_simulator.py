@@ -7,7 +7,9 @@ judges. Nothing here knows how the cores work inside.
 
 from __future__ import annotations
 
+import ctypes
 import random
+import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,8 +31,52 @@ MODELS = ("bsp", "ssp", "essp", "asp")
 OPERATIONS = {Open: "open", Pull: "pull", Push: "push"}
 
 
+class Memory:
+    """Memory that ranks share: who is sent an array reads it where it lies, and does not own it.
+
+    What nobody who owns it refers to any longer is overwritten at once, so that a reader who comes
+    too late reads nonsense.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        self._bytes = bytearray(n_bytes)
+        self._base = np.frombuffer(self._bytes, dtype=np.uint8).__array_interface__["data"][0]
+        self._next = 0
+
+    def empty(self, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """As numpy.empty; in ordinary memory when there is none left."""
+        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        offset, end = self._next, self._next + n_bytes
+        if n_bytes == 0 or end > len(self._bytes):
+            return np.empty(shape, dtype)
+        self._next = -(-end // 16) * 16
+        slot = (ctypes.c_char * n_bytes).from_buffer(self._bytes, offset)
+        weakref.finalize(slot, self._overwrite, offset, n_bytes)
+        return np.frombuffer(slot, dtype=dtype).reshape(shape)
+
+    def lend(self, value):
+        """A message as its receiver sees it."""
+        if isinstance(value, np.ndarray):
+            offset = value.__array_interface__["data"][0] - self._base
+            if value.size == 0 or not 0 <= offset < len(self._bytes):
+                return value
+            lent = np.frombuffer(self._bytes, value.dtype, value.size, offset)
+            return lent.reshape(value.shape)
+        if isinstance(value, dict):
+            return {key: self.lend(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.lend(item) for item in value]
+        return value
+
+    def _overwrite(self, offset: int, n_bytes: int) -> None:
+        self._bytes[offset : offset + n_bytes] = b"\x55" * n_bytes
+
+
 class Cores:
-    """Owners and rank cores of a run, wired through a network as the runtime's endpoints do it."""
+    """Owners and rank cores of a run, wired through a network as the runtime's endpoints do it.
+
+    With a ``memory``, ranks share it: they keep answers until their readers name them as consumed.
+    """
 
     def __init__(
         self,
@@ -39,8 +85,13 @@ class Cores:
         consistency: Consistency,
         network: MemoryNetwork,
         own_by_network: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         layout = plan_layout(specs, n_ranks)
+        empty = np.empty if memory is None else memory.empty
+        self._memory = memory
+        #: Answers that were not consumed yet, by owner, reader and which.
+        self._kept: dict[tuple[int, int, tuple[str, int]], list] = {}
         self.own_by_network = own_by_network
         self.owners: list[Owner] = []
         self.ranks: list[RankCore] = []
@@ -50,8 +101,9 @@ class Cores:
         self.fell: list[int] = []
         for p in range(n_ranks):
             identity = Identity("run", p, n_ranks)
-            self.owners.append(Owner(identity, specs, layout, ordered=consistency.ordered))
-            self.ranks.append(RankCore(identity, specs, layout, consistency))
+            ordered = consistency.ordered
+            self.owners.append(Owner(identity, specs, layout, ordered=ordered, empty=empty))
+            self.ranks.append(RankCore(identity, specs, layout, consistency, empty))
             network.serve(p, partial(self._serve, p))
         self._transports = [network.connect(p) for p in range(n_ranks)]
 
@@ -84,8 +136,9 @@ class Cores:
         return values
 
     def _call(self, p: int, effect) -> None:
+        message = effect.message if self._memory is None else self._memory.lend(effect.message)
         self._transports[p].call(
-            effect.owner, OPERATIONS[type(effect)], effect.message, partial(self._hear, p, effect)
+            effect.owner, OPERATIONS[type(effect)], message, partial(self._hear, p, effect)
         )
 
     def _hear(self, p: int, effect, reply) -> None:
@@ -106,6 +159,8 @@ class Cores:
     def _serve(self, p: int, operation: str, message, answer) -> None:
         owner = self.owners[p]
         before = owner.fresh
+        if self._memory is not None:
+            answer = self._keeping(p, operation, message, answer)
         if operation == "push":
             reply, releases = owner.push(message)
             answer(reply)
@@ -115,6 +170,21 @@ class Cores:
             self.fell.append(p)
         for release in releases:
             release.token(release.reply)
+
+    def _keeping(self, p: int, operation: str, message, answer):
+        """Lend answers, and keep them until their reader says that they are installed."""
+        reader = message["rank"]
+        for what in message.get("consumed", ()):
+            self._kept.pop((p, reader, tuple(what)), None)
+        if operation == "push":
+            return answer
+        number = message["number" if operation == "pull" else "plan"]
+
+        def keep(reply) -> None:
+            self._kept.setdefault((p, reader, (operation, number)), []).append(reply)
+            answer(self._memory.lend(reply))
+
+        return keep
 
 
 @dataclass
@@ -156,7 +226,10 @@ class Simulation:
         )
         self.network = MemoryNetwork(seed, faults)
         own_by_network = rng.random() < 0.3
-        self.cores = Cores(self.n_ranks, self.specs, self.consistency, self.network, own_by_network)
+        memory = Memory(2**18) if rng.random() < 0.3 else None
+        self.cores = Cores(
+            self.n_ranks, self.specs, self.consistency, self.network, own_by_network, memory
+        )
         self.ranks: list[Rank] = []
         for core in self.cores.ranks:
             n_clocks = self.n_clocks if rng.random() < 0.8 else rng.randint(1, self.n_clocks)
@@ -255,7 +328,8 @@ class Simulation:
         core = self.ranks[p].core
         rows = np.arange(view.spec.n_rows) if view.rows is None else view.rows
         values = view.values.toarray() if view.spec.sparse else view.values
-        values = (values - self.base[view.spec.name][rows]).astype(np.int64)
+        with np.errstate(all="ignore"):  # what was overwritten may be no number at all
+            values = (values - self.base[view.spec.name][rows]).astype(np.int64)
         values = values.reshape(len(rows), self.n_ranks, self.n_clocks)
         bound = 0 if number < self.ranks[p].complete else self._bound(view)
         self.events.append(
@@ -331,6 +405,7 @@ class Simulation:
             if owner.fresh != FINISHED:
                 self.violations.append(Violation("hang", f"not finished: {owner}"))
         for spec in self.specs:
-            values = self.cores.table(spec) - self.base[spec.name]
             shape = (spec.n_rows, self.n_ranks, self.n_clocks)
-            self.events.append(Final(spec.name, values.astype(np.int64).reshape(shape)))
+            with np.errstate(all="ignore"):
+                values = (self.cores.table(spec) - self.base[spec.name]).astype(np.int64)
+            self.events.append(Final(spec.name, values.reshape(shape)))

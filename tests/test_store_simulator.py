@@ -270,6 +270,26 @@ def shows_other_views_when_opened(original):
     return on_opened
 
 
+def frees_answers_before_installing(original):
+    def on_answer(self, owner, reply):
+        if self._in_flight.get(owner) == reply["number"]:
+            self._consumed[owner].append(("pull", reply["number"]))
+        return original(self, owner, reply)
+
+    return on_answer
+
+
+def frees_batches_when_acknowledged(original):
+    def on_pushed(self, owner, clock):
+        original(self, owner, clock)
+        for entry in self._log:
+            if entry.clock == clock and not entry.unacked:
+                self._log.remove(entry)
+                return
+
+    return on_pushed
+
+
 def never_waits(original):
     return lambda self: True
 
@@ -307,6 +327,8 @@ BUGS = {
     claims_too_fresh: (RankCore, "_update_freshness", "fresh"),
     keeps_the_callers_array: (StoreView, "_collect", "surplus final"),
     shows_other_views_when_opened: (RankCore, "on_opened", "surplus"),
+    frees_answers_before_installing: (RankCore, "on_answer", "surplus"),
+    frees_batches_when_acknowledged: (RankCore, "on_pushed", "final own"),
     never_waits: (RankCore, "ready", "stale spread"),
     pulls_after_the_last_version: (RankCore, "_pull", "stale"),
 }

@@ -37,9 +37,15 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture(scope="module")
 def mortals():
     """Two workers that tests may kill; their nannies start others."""
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+    # LocalCluster closes the nanny of a worker that is missing that long after it was killed
+    # once: of one, too, that came back and has been killed again.
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+    ):
         yield cluster
 
 

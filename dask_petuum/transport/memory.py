@@ -108,7 +108,7 @@ class MemoryNetwork:
         return True
 
     def _send(self, deliver: Callable[[], None], lost: Callable[[], None]) -> None:
-        message = partial(self._arrive, deliver, lost)
+        message: Callable[[], None] = partial(self._arrive, deliver, lost)
         if self._random.random() < self._faults.slow:
             due = self.n_steps + self._random.randint(1, SLOWEST)
             self._n_slow += 1

@@ -8,7 +8,6 @@ from dask_petuum.exceptions import TransportError
 from dask_petuum.transport import Transport
 from dask_petuum.transport.memory import Faults, MemoryNetwork
 
-
 NO_FAULTS = Faults()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -46,6 +47,7 @@ def worker_snapshot(dask_worker):
         "handlers": sorted(dask_worker.handlers),
         "stream handlers": sorted(dask_worker.stream_handlers),
         "plugins": sorted(dask_worker.plugins),
+        "SIGINT": str(signal.getsignal(signal.SIGINT)).split(" at ")[0],
         "threads": sorted({t.name for t in threading.enumerate() if "petuum" in t.name}),
     }
 

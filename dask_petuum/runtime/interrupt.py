@@ -3,6 +3,9 @@
 A clock that is cut in the middle would leave tables and states that do not belong together; what
 was learnt up to the end of a clock can be kept. A run on a cluster does the same
 (:mod:`dask_petuum.runtime.cluster_run`).
+
+A terminal sends Ctrl-C to the worker processes of a ``LocalCluster`` as well, which would die of
+it, and with them all that was learnt: :func:`shield_from_interrupts` lets them live.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Interruption"]
+__all__ = ["Interruption", "shield_from_interrupts"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,3 +59,19 @@ class Interruption:
             return
         self.requested = True
         logger.warning("Interrupted: ends after this clock; once more ends it at once")
+
+
+def shield_from_interrupts() -> Callable[[], None]:
+    """Ignore SIGINT in this process, where this is its main thread; return what undoes it."""
+    if threading.current_thread() is not threading.main_thread():
+        return _nothing
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def undo() -> None:
+        signal.signal(signal.SIGINT, before)
+
+    return undo
+
+
+def _nothing() -> None:
+    """Nothing was done, nothing is to be undone."""

@@ -19,6 +19,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from dask_petuum.exceptions import ProtocolError, RunInterruptedError, TransportError
 from dask_petuum.runtime import adapter
+from dask_petuum.runtime.interrupt import shield_from_interrupts
 from dask_petuum.runtime.rank_run import RankRun
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.version import PLUGIN_NAME, version
@@ -89,6 +90,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             "petuum-stop": self.stop,
         }
         adapter.add_handlers(worker, self._calls, self._casts)
+        # only under a nanny, which ends its worker by other means; elsewhere SIGINT is its owner's
+        self._unshield = shield_from_interrupts() if worker.nanny is not None else None
         await adapter.call_scheduler(
             worker, "petuum_hello", address=worker.address, version=version()
         )
@@ -96,6 +99,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
     def teardown(self, worker: Worker) -> None:
         """Remove the handlers; end what still runs here."""
         adapter.remove_handlers(worker, self._calls, self._casts)
+        if self._unshield is not None:
+            self._unshield()
         for run_id in list(self._runs):
             self.interrupt(run_id, f"worker {worker.address} is closing")
         self._runs.clear()

@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 
 from dask_petuum.exceptions import TransportError
+from dask_petuum.runtime.endpoint import Step, _joined
 from dask_petuum.store.audit import End, Event, Final, Inc, Read, Violation, check
 from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.identity import Identity
@@ -28,7 +29,7 @@ from dask_petuum.store.view import StoreView
 from dask_petuum.transport.memory import Faults, MemoryNetwork
 
 MODELS = ("bsp", "ssp", "essp", "asp")
-OPERATIONS = {Open: "open", Pull: "pull", Push: "push"}
+OPERATIONS = {Open: "open", Pull: "pull", Push: "push", Step: "step"}
 
 
 class Memory:
@@ -86,7 +87,10 @@ class Cores:
         network: MemoryNetwork,
         own_by_network: bool = False,
         memory: Memory | None = None,
+        joins: bool = False,
     ) -> None:
+        #: Whether a push and a pull to one owner go in one message.
+        self.joins = joins
         layout = plan_layout(specs, n_ranks)
         empty = np.empty if memory is None else memory.empty
         self._memory = memory
@@ -116,12 +120,14 @@ class Cores:
 
     def send(self, p: int, effects: list) -> None:
         """Send what a rank's core asks for; its own owner is reached by a call."""
-        for effect in effects:
-            if effect.owner == p and not self.own_by_network:
-                operation = OPERATIONS[type(effect)]
-                self._serve(p, operation, effect.message, partial(self._hear, p, effect))
-            else:
-                self._call(p, effect)
+        if not self.own_by_network:
+            for effect in effects:
+                if effect.owner == p:
+                    operation = OPERATIONS[type(effect)]
+                    self._serve(p, operation, effect.message, partial(self._hear, p, effect))
+            effects = [effect for effect in effects if effect.owner != p]
+        for effect in _joined(effects) if self.joins else effects:
+            self._call(p, effect)
 
     def table(self, spec: TableSpec) -> np.ndarray:
         """A table as its owners hold it; -99 where nobody does, or two do."""
@@ -145,6 +151,9 @@ class Cores:
         core = self.ranks[p]
         if isinstance(reply, TransportError):
             self._call(p, effect)
+        elif isinstance(effect, Step):
+            self._hear(p, effect.push, reply["pushed"])
+            self._hear(p, effect.pull, reply)
         elif reply["status"] == "superseded":
             return
         elif isinstance(effect, Push):
@@ -157,6 +166,12 @@ class Cores:
             self.opening[p].discard((plan, effect.owner))
 
     def _serve(self, p: int, operation: str, message, answer) -> None:
+        if operation == "step":
+            pushed: list = []
+            self._serve(p, "push", message["push"], pushed.append)
+            both = {"pushed": pushed[0]}
+            self._serve(p, "pull", message["pull"], lambda read: answer({**read, **both}))
+            return
         owner = self.owners[p]
         before = owner.fresh
         if self._memory is not None:
@@ -227,8 +242,15 @@ class Simulation:
         self.network = MemoryNetwork(seed, faults)
         own_by_network = rng.random() < 0.3
         memory = Memory(2**18) if rng.random() < 0.3 else None
+        joins = rng.random() < 0.5
         self.cores = Cores(
-            self.n_ranks, self.specs, self.consistency, self.network, own_by_network, memory
+            self.n_ranks,
+            self.specs,
+            self.consistency,
+            self.network,
+            own_by_network,
+            memory,
+            joins,
         )
         self.ranks: list[Rank] = []
         for core in self.cores.ranks:

@@ -32,7 +32,7 @@ from dask_petuum.runtime.job import Job, RunResult
 
 from .lda_counts import check_counts, check_input, check_piece, count_tokens
 from .lda_infer import Topics, document_completion, infer, score_partition
-from .lda_parameters import check_parameters, first_priors, is_learnt
+from .lda_parameters import check_parameters, first_priors, growth_of, is_learnt
 from .lda_program import LDAProblem, LDAProgram
 from .lda_sampler import word_log_likelihood
 from .lda_tokens import choose_sampler, padded
@@ -42,8 +42,6 @@ __all__ = ["LDA"]
 
 #: Passes over documents that join a model by `LDA.partial_fit`.
 PARTIAL_PASSES = 20
-#: Passes' worth of work in each of the three stages of the start, at most.
-MAX_GROWTH = 8.0
 #: What a saved model consists of.
 ARRAYS = ("word_topic_counts_", "doc_topic_prior_")
 NUMBERS = (
@@ -369,7 +367,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
             learn_alpha=learn and is_learnt(self.doc_topic_prior),
             learn_beta=learn and self.topic_word_prior == "auto",
             evaluate_every=max(int(self.evaluate_every), 0),
-            growth=min(MAX_GROWTH, self.max_iter / 8),
+            growth=growth_of(self.max_iter, n_tokens, len(job.sizes)),
             tol=float(self.tol),
             n_partitions=len(job.sizes),
             slack=self.staleness if isinstance(self.staleness, int) else 8,

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_parameters", "first_priors", "is_learnt"]
+__all__ = ["check_parameters", "first_priors", "growth_of"]
+
+#: Passes' worth of work in each stage of the start, at most.
+MAX_GROWTH = 16.0
+#: Tokens below which a start on few documents makes too much of them.
+MIN_GROWTH_TOKENS = 500_000
 
 SAMPLERS = ("auto", "dense", "sparse")
 
@@ -66,3 +71,15 @@ def _check_prior(name: str, value: Any) -> None:
         return
     if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
         raise ValueError(f"{name} must be None, 'auto' or a number > 0, got {value!r}")
+
+
+def growth_of(max_iter: int, n_tokens: int, n_partitions: int) -> float:
+    """Passes over the first partition's documents for each stage of the start.
+
+    Twice as many where there are several partitions: the first has a part of the documents only,
+    and the others' start from the topics that it found. With 16 the held-out perplexity after 100
+    passes over 1.9 million tokens in 2, 4 or 8 partitions is that of one partition (2026-11).
+    """
+    if n_tokens < MIN_GROWTH_TOKENS:
+        return 0.0
+    return min(MAX_GROWTH, max_iter / 8) * min(n_partitions, 2)

@@ -117,14 +117,14 @@ def grow(
     state, n_wk, n_k, alpha, beta, seeds, threads
         As in `sample_pass`; no token has a topic yet.
     effort
-        Passes' worth of each stage.
+        Passes' worth of each stage; 0: every topic is drawn with equal probability.
 
     Returns
     -------
     Number of tokens drawn.
     """
     n_groups = len(state["cuts"]) - 1
-    if n_groups < MIN_GROUPS:
+    if effort == 0 or n_groups < MIN_GROUPS:
         # Priors far above any count: all topics are alike.
         even = np.full(len(alpha), 1e5)
         sample_pass(state, n_wk, n_k, even, 1e5, seeds.spawn(1)[0], threads)

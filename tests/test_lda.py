@@ -281,6 +281,7 @@ def test_wrong_width_is_refused() -> None:
 
 def test_growing_start_counts_every_token_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dask_petuum.algorithms.lda_tokens.GROUP_TOKENS", 500)
+    monkeypatch.setattr("dask_petuum.algorithms.lda_parameters.MIN_GROWTH_TOKENS", 0)
     data = corpus()
     fitted = model(max_iter=16).fit(data)
     np.testing.assert_array_equal(fitted.word_topic_counts_.sum(axis=1), data.sum(axis=0))

@@ -168,7 +168,7 @@ def test_a_scheduler_that_is_killed_ends_the_run(tmp_path):
             running = pool.submit(run_for_ever, client, started)
             assert started.wait(PATIENCE)
             scheduler.kill()
-            with pytest.raises(Exception) as caught:  # noqa: PT011 - Dask's own errors as well
+            with pytest.raises(Exception) as caught:
                 running.result(PATIENCE)
             assert not isinstance(caught.value, TimeoutError)
             client.close(timeout=1)

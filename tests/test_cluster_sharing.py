@@ -6,6 +6,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import dask
 import dask.array as da
 import numpy as np
 import psutil
@@ -17,6 +18,7 @@ from test_cluster_failures import assert_free
 import dask_petuum as petuum
 from dask_petuum.data import open_dataset
 from dask_petuum.runtime.cluster_job import ClusterJob
+from dask_petuum.runtime.config import shares_memory
 from dask_petuum.runtime.job import RunOptions
 
 pytestmark = pytest.mark.timeout(150)
@@ -256,17 +258,18 @@ def separate():
 
     pytest.importorskip("cryptography")
     with (
+        dask.config.set({"petuum.shared-memory": False}),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
             dashboard_address=":0",
             security=Security.temporary(),
-            env={"DASK_PETUUM__SHARED_MEMORY": "False"},
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         client.wait_for_workers(2, timeout=PATIENCE)
         assert client.scheduler.address.startswith("tls://")
+        assert not any(client.run(shares_memory).values())
         yield client
 
 

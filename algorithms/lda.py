@@ -377,8 +377,10 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
 
     def _keep(self, doc_log_likelihood: float, n_tokens: int, result: RunResult) -> None:
         """Turn a run's result into attributes; likelihood and tokens are those before it."""
-        counts = result.tables["word_topic"][:, : self.n_components]
-        self.word_topic_counts_ = np.array(counts, dtype=np.int32, order="C")
+        counts: Any = result.tables["word_topic"]
+        if not isinstance(counts, np.ndarray):
+            counts = counts.toarray()
+        self.word_topic_counts_ = np.array(counts[:, : self.n_components], np.int32, order="C")
         first = result.outputs[0]
         self.doc_topic_prior_ = np.array(first["alpha"])
         self.topic_word_prior_ = float(first["beta"][0])

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from dask_petuum.data import Partition
@@ -43,6 +44,9 @@ BURN_IN = 10
 #: Sums for the document prior are kept in these parts of one: whole numbers add up to the same in
 #: any order.
 FINE = 2**20
+#: Topics from which the rows of the word-topic table are sparse where it is sent: few words have
+#: tokens in more than a small part of so many.
+SPARSE_TOPICS = 512
 #: Least value of a learnt prior.
 FLOOR = 1e-5
 
@@ -92,11 +96,6 @@ class LDAProgram(DataParallelProgram):
     def __init__(self, problem: LDAProblem) -> None:
         self.problem = problem
         self.n_padded = padded(problem.n_topics)
-        # The views of the rank that this copy of the program runs in; only `_view` changes it.
-        self._opened: tuple[Context, dict[str, View]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
 
     def tables(self) -> Sequence[TableSpec]:
         """Specify the counts; columns from ``n_topics`` on are padding and stay zero."""
@@ -110,6 +109,7 @@ class LDAProgram(DataParallelProgram):
                 "int32",
                 init=0 if seed is None else seed,
                 dims=("word", "topic"),
+                sparse=problem.n_partitions > 1 and problem.n_topics >= SPARSE_TOPICS,
             ),
             TableSpec(
                 "topic_total", (1, self.n_padded), "int64", init=totals, dims=("all", "topic")
@@ -194,12 +194,13 @@ class LDAProgram(DataParallelProgram):
         }
 
     def _view(self, ctx: Context, name: str) -> View:
-        if self._opened is None or self._opened[0] is not ctx:
-            self._opened = (ctx, {})
-        views = self._opened[1]
-        if name not in views:
-            views[name] = ctx.table(name).view()
-        return views[name]
+        """A whole table; the same declaration gives the same view."""
+        return ctx.table(name).view()
+
+    def _word_counts(self, ctx: Context) -> Array:
+        """A copy of the word-topic counts that may be changed, (n_words, n_padded)."""
+        values = self._view(ctx, "word_topic").values
+        return values.toarray() if sp.issparse(values) else np.array(values)
 
     def _must_wait(self, ctx: Context, partition: Partition, state: State) -> bool:
         """Whether there is nothing to start from yet; not for ever, should partition 0 be empty."""
@@ -213,12 +214,15 @@ class LDAProgram(DataParallelProgram):
         tables = words.writable, totals.writable
         if self.problem.n_partitions == 1 and tables[0] is not None and tables[1] is not None:
             return tables[0], tables[1][0], True
-        return np.array(words.values), np.array(totals.values[0]), False
+        return self._word_counts(ctx), np.array(totals.values[0]), False
 
     def _add_difference(self, ctx: Context, n_wk: Array, n_k: Array) -> None:
         words, totals = self._view(ctx, "word_topic"), self._view(ctx, "topic_total")
-        np.subtract(n_wk, words.values, out=n_wk)
-        words.inc(n_wk)
+        if sp.issparse(words.values):
+            words.inc(sp.csr_array(n_wk - words.values.toarray()))
+        else:
+            np.subtract(n_wk, words.values, out=n_wk)
+            words.inc(n_wk)
         totals.inc((n_k - totals.values[0])[np.newaxis])
 
     def _drop_seed(self, partition: Partition, made: int, n_wk: Array, n_k: Array) -> None:
@@ -235,7 +239,7 @@ class LDAProgram(DataParallelProgram):
             if sums[-1] > 0:
                 state["alpha"] = np.maximum(state["alpha"] * sums[:-1] / sums[-1], FLOOR)
         if self.problem.learn_beta and made > BURN_IN:
-            n_wk = self._view(ctx, "word_topic").values
+            n_wk = self._word_counts(ctx)
             n_k = self._view(ctx, "topic_total").values[0]
             ratio = word_prior_sum(
                 n_wk, n_k, self.problem.n_topics, float(state["beta"][0]), ctx.map

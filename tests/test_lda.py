@@ -288,3 +288,17 @@ def test_growing_start_counts_every_token_once(monkeypatch: pytest.MonkeyPatch) 
     first, second = fitted.history_[0]["tokens"], fitted.history_[1]["tokens"]
     assert second == data.sum()
     assert first == pytest.approx(second * (1 + 3 * 2), rel=0.1)
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_sparse_rows_of_the_word_topic_table_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, learnt: bool
+) -> None:
+    data = da.from_array(corpus(), chunks=(100, -1))
+    prior = "auto" if learnt else 0.05
+    options = {"max_iter": 14, "topic_word_prior": prior, "scheduler": "local"}
+    dense = model(**options).fit(data)
+    monkeypatch.setattr("dask_petuum.algorithms.lda_program.SPARSE_TOPICS", 1)
+    sparse = model(**options).fit(data)
+    np.testing.assert_array_equal(sparse.word_topic_counts_, dense.word_topic_counts_)
+    assert sparse.topic_word_prior_ == dense.topic_word_prior_

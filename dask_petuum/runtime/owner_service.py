@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dask_petuum.exceptions import ProtocolError
+from dask_petuum.store.messages import field_of
 from dask_petuum.store.owner import Owner, Release
 
 __all__ = ["OwnerService"]
@@ -55,10 +56,15 @@ class OwnerService:
     def step(self, message: Mapping[str, Any], answer: Answer) -> None:
         """Apply a batch, then answer a read as :meth:`pull`; ``pushed`` is the batch's reply."""
         acknowledged: list[Reply] = []
-        self.push(message["push"], acknowledged.append)
+        try:
+            push, pull = (field_of(message, name, Mapping) for name in ("push", "pull"))
+        except ProtocolError as error:
+            answer(_refusal(error))
+            return
+        self.push(push, acknowledged.append)
         reply = acknowledged[0]
         if reply["status"] == "OK":
-            self.pull(message["pull"], lambda read: answer({**read, "pushed": reply}))
+            self.pull(pull, lambda read: answer({**read, "pushed": reply}))
         else:
             answer({**reply, "pushed": reply})
 

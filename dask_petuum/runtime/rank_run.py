@@ -50,7 +50,7 @@ class RankRun:
         core = RankCore(identity, spec.tables, layout, spec.consistency, empty)
         self.transport = DaskTransport(node, spec.addresses, self.arena)
         self.endpoint = Endpoint(core, self.service, self.transport, spec.consistency)
-        self._answers: dict[int, dict[tuple[str, int], Any]] = {}
+        self._answers: dict[int, dict[tuple[str, int], list[Any]]] = {}
 
     def describe_memory(self) -> dict[str, Any] | None:
         """What others need to read this rank's arena; None: nothing is shared."""
@@ -78,7 +78,9 @@ class RankRun:
             kept.pop((str(kind), int(number)), None)
         if self.arena is not None and reply.get("chunks"):
             kind = "pull" if "number" in message else "open"
-            kept[kind, int(message["number" if kind == "pull" else "plan"])] = reply
+            number = int(message["number" if kind == "pull" else "plan"])
+            # A request that was repeated has several answers, and any of them may be read.
+            kept.setdefault((kind, number), []).append(reply)
 
     def close(self) -> None:
         """Let go of everything."""

@@ -24,6 +24,7 @@ from dask_petuum.runtime.rank_run import RankRun
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 from dask_petuum.store.codec import chunk_bytes
+from dask_petuum.store.messages import field_of, number_of
 
 __all__ = ["PetuumWorker", "WorkerNode"]
 
@@ -154,11 +155,11 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             run.endpoint.stop_clock = clock
 
     async def _serve(self, operation: str, message: Mapping[str, Any]) -> Any:
-        run = self._runs.get(message["run"])
-        if run is None:
-            return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
-        sender = message["rank"]
         try:
+            run = self._runs.get(field_of(message, "run", str))
+            if run is None:
+                return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
+            sender = number_of(message, "rank")
             message = run.transport.unpack(sender, message)
         except ProtocolError as error:
             return {"status": "refused", "text": str(error)}
@@ -166,7 +167,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         answered = _Answer(asyncio.get_running_loop())
         size = run.service.nbytes
         if operation == "push":
-            size = sum(map(chunk_bytes, message["chunks"]))
+            chunks = message.get("chunks", ())
+            size = sum(chunk_bytes(chunk) for chunk in chunks if isinstance(chunk, dict))
         if size <= INLINE_BYTES:
             handle(message, answered)
         else:

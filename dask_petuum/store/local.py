@@ -84,7 +84,6 @@ class LocalView:
         n_rows = table.spec.n_rows if rows is None else len(rows)
         self.shape = (n_rows, table.spec.n_cols)
         self._pending: Any = None
-        self._touched: Array | None = None
         self._values: Any = None
         self.fresh = table._clock
         self._refresh(table._clock)

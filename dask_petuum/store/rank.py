@@ -33,7 +33,7 @@ from dask_petuum.store.view import StoreView
 
 __all__ = ["Open", "Pull", "Push", "RankCore"]
 
-#: Clocks whose batches may be on their way to an owner.
+#: Clocks beyond the bound whose batches may be on their way to an owner.
 MAX_UNACKNOWLEDGED = 16
 
 Array = npt.NDArray[Any]
@@ -243,11 +243,11 @@ class RankCore:
     def ready(self) -> bool:
         """Whether the views would be fresh enough with what has been heard.
 
-        False as well while an owner is more than ``MAX_UNACKNOWLEDGED`` clocks behind in taking
+        False as well while an owner is ``MAX_UNACKNOWLEDGED`` clocks beyond the bound in taking
         this rank's batches: a run without a bound would fill the memory with them.
         """
         for entry in self._log:
-            if entry.clock + MAX_UNACKNOWLEDGED < self.clock and entry.unacked:
+            if entry.clock + MAX_UNACKNOWLEDGED + self.bound < self.clock and entry.unacked:
                 return False
         return not any(self._lacks(owner) for owner in range(self.n_ranks))
 

@@ -200,7 +200,8 @@ class LDAProgram(DataParallelProgram):
     def _word_counts(self, ctx: Context) -> Array:
         """A copy of the word-topic counts that may be changed, (n_words, n_padded)."""
         values = self._view(ctx, "word_topic").values
-        return values.toarray() if sp.issparse(values) else np.array(values)
+        dense: Array = np.array(values if isinstance(values, np.ndarray) else values.toarray())
+        return dense
 
     def _must_wait(self, ctx: Context, partition: Partition, state: State) -> bool:
         """Whether there is nothing to start from yet; not for ever, should partition 0 be empty."""
@@ -218,11 +219,11 @@ class LDAProgram(DataParallelProgram):
 
     def _add_difference(self, ctx: Context, n_wk: Array, n_k: Array) -> None:
         words, totals = self._view(ctx, "word_topic"), self._view(ctx, "topic_total")
-        if sp.issparse(words.values):
-            words.inc(sp.csr_array(n_wk - words.values.toarray()))
-        else:
+        if isinstance(words.values, np.ndarray):
             np.subtract(n_wk, words.values, out=n_wk)
             words.inc(n_wk)
+        else:
+            words.inc(sp.csr_array(n_wk - words.values.toarray()))
         totals.inc((n_k - totals.values[0])[np.newaxis])
 
     def _drop_seed(self, partition: Partition, made: int, n_wk: Array, n_k: Array) -> None:

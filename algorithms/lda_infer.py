@@ -1,8 +1,8 @@
 """What a fitted LDA says of documents: their topics, and how well their words are foretold.
 
 Topics are held fixed at their posterior mean, p(w | k) = (n_wk + beta) / (n_k + V beta). A
-document's topics are found by CVB0's fixed point: deterministic, and as good at foretelling words
-as averaged Gibbs samples at a fraction of the time (Asuncion, Welling, Smyth and Teh 2009).
+document's topics are found by CVB0's fixed point (Asuncion, Welling, Smyth and Teh 2009), which is
+deterministic and needs no average over samples.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from dask_petuum.config import consistency_and_staleness
 from dask_petuum.exceptions import RankError, TableError
 from dask_petuum.results import table_to_xarray
 from dask_petuum.runtime.local import LocalContext
@@ -120,7 +121,7 @@ class Session(ABC):
         function: RankFunction,
         partitions: Any = None,
         *,
-        consistency: str = "essp",
+        consistency: str | None = None,
         staleness: int | str | None = None,
         seed: int = 0,
     ) -> list[Any]:
@@ -136,9 +137,10 @@ class Session(ABC):
             gets tuples). Where a rank gets several partitions they are joined by rows. None: the
             function gets None.
         consistency
-            "bsp", "ssp", "essp" (default) or "asp".
+            "bsp", "ssp", "essp" or "asp"; None: the setting ``petuum.consistency`` ("essp").
         staleness
-            Clocks that a read may lag, or "auto"; None: 0 in BSP, else 1.
+            Clocks that a read may lag, or "auto"; None: 0 in BSP and ASP, else the setting
+            ``petuum.staleness`` (1).
         seed
             Root of the random streams of ``ctx.seed``.
 
@@ -156,7 +158,7 @@ class Session(ABC):
     def audit(
         self,
         *,
-        consistency: str = "essp",
+        consistency: str | None = None,
         staleness: int | str | None = None,
         n_clocks: int = 20,
         seed: int = 0,
@@ -257,11 +259,9 @@ class LocalSession(Session):
         return [result]
 
 
-def _model(consistency: str, staleness: int | str | None) -> Consistency:
-    """Check a choice; fill in the bound where none is given."""
-    if staleness is None:
-        staleness = 0 if consistency in ("bsp", "asp") else 1
-    return Consistency.parse(consistency, staleness)
+def _model(consistency: str | None, staleness: int | str | None) -> Consistency:
+    """Check a choice; what is not chosen is as configured."""
+    return Consistency.parse(*consistency_and_staleness(consistency, staleness))
 
 
 def connect(client: Any = None) -> Session:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import dask.array as da
@@ -162,8 +163,34 @@ def _refuse_to_load():
 def test_a_function_that_workers_cannot_load_is_an_error_not_a_hang(client):
     with petuum.connect(client) as ps:
         ps.create_table("w", shape=(2, 1))
-        with pytest.raises(RankError, match="rank 0 could not begin"):
+        with pytest.raises(RankError, match="No module named 'mine'") as caught:
             ps.run(Unloadable(), [0, 1])
+        assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+def test_a_function_of_a_module_that_workers_lack_leaves_them_alive(client, monkeypatch):
+    module = types.ModuleType("not_on_workers")
+    exec("def train(ctx, partition): return 1", module.__dict__)
+    monkeypatch.setitem(sys.modules, "not_on_workers", module)
+    workers = set(client.scheduler_info(n_workers=-1)["workers"])
+    with (
+        petuum.connect(client) as ps,
+        pytest.raises(RankError, match="No module named 'not_on_workers'"),
+    ):
+        ps.run(module.train)
+    with (
+        ClusterJob(client, open_dataset(*make_data())) as job,
+        pytest.raises(ModuleNotFoundError, match="not_on_workers"),
+    ):
+        job.map(module.train)
+    assert set(client.scheduler_info(n_workers=-1)["workers"]) == workers
+
+
+def test_a_rank_that_fails_before_it_begins_is_an_error(client, monkeypatch):
+    """Dask's own failure to load a task; as where a worker's dask_petuum is broken."""
+    monkeypatch.setattr("dask_petuum.runtime.cluster_run.Sent", lambda function: function)
+    with petuum.connect(client) as ps, pytest.raises(RankError, match="could not begin"):
+        ps.run(Unloadable(), [0, 1])
 
 
 def interrupt_oneself(ctx, number):

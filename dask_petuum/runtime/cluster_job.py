@@ -18,6 +18,7 @@ from dask_petuum.runtime.job import Check, Job, Monitor, RunOptions, RunResult
 from dask_petuum.runtime.loop import LoopPlan, RankResult, metrics_table, run_loop
 from dask_petuum.runtime.placement import place_partitions
 from dask_petuum.runtime.program import DataParallelProgram, Record
+from dask_petuum.runtime.sent import Sent
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.store.consistency import Consistency
 
@@ -61,7 +62,13 @@ class ClusterJob(Job):
         if not dataset.is_lazy:
             dataset = dataset.split(min(len(workers), dataset.n_rows or 1))
         pieces = put_pieces(client, dataset.pieces(), workers)
-        measured = client.map(partial(measure, check=check), pieces, workers=workers, pure=False)
+        measured = client.map(
+            Sent(partial(measure, check=check)),
+            pieces,
+            key=_key("measure"),
+            workers=workers,
+            pure=False,
+        )
         self.sizes: Sequence[PieceSize] = gather_pinned(client, measured, workers)
         addresses = workers[: len(pieces)]
         placed = place_partitions(
@@ -92,8 +99,11 @@ class ClusterJob(Job):
 
     def map(self, function: Callable[[Partition], R]) -> list[R]:
         """Call a function on each partition, in its rank's worker."""
+        sent, key = Sent(function), _key("map")
         futures = [
-            self._client.submit(function, part, workers=[self._address(index)], pure=False)
+            self._client.submit(
+                sent, part, key=f"{key}-{index}", workers=[self._address(index)], pure=False
+            )
             for index, part in enumerate(self._partitions)
         ]
         return gather_pinned(self._client, futures, self._addresses)
@@ -135,6 +145,10 @@ def _loop(
     program: DataParallelProgram, plan: LoopPlan, ctx: Any, partitions: Sequence[Partition]
 ) -> RankResult:
     return run_loop(ctx, program, partitions, plan)
+
+
+def _key(name: str) -> str:
+    return f"petuum-{name}-{new_run_id()}"
 
 
 def _ranks_in_order(placed: Sequence[int], n_ranks: int) -> list[int]:

@@ -27,6 +27,7 @@ from dask_petuum.exceptions import (
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.cluster_tasks import gather_pinned
 from dask_petuum.runtime.rank import read_shard, run_rank
+from dask_petuum.runtime.sent import Sent
 from dask_petuum.runtime.spec import RunSpec
 
 __all__ = ["ClusterRun", "new_run_id"]
@@ -146,12 +147,13 @@ class ClusterRun:
     def _submit(
         self, function: Callable[[Any, Sequence[Any]], Any], pieces: Sequence[Sequence[Any]]
     ) -> list[Future]:
+        sent = Sent(function)
         return [
             self.client.submit(
                 run_rank,
                 self.spec,
                 rank,
-                function,
+                sent,
                 list(pieces[rank]),
                 key=self.spec.task_key(rank),
                 workers=[address],

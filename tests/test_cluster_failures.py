@@ -327,6 +327,20 @@ def test_tables_that_were_lost_say_so(client):
             ps.run(count_to_three)
 
 
+def forget_runs(dask_worker):
+    dask_worker.plugins["petuum"]._runs.clear()
+
+
+def test_a_worker_that_came_back_without_its_tables_says_so(client):
+    """As one that was started again at the same address."""
+    with petuum.connect(client) as ps:
+        ps.create_table("w", shape=(2, 1), dtype="int64")
+        ps.run(count_to_three, [0, 1])
+        client.run(forget_runs)
+        with pytest.raises(RunError, match="values of the last run are gone"):
+            ps.run(count_to_three, [0, 1])
+
+
 def test_a_worker_that_retires_ends_the_run():
     from distributed import Client, LocalCluster
 

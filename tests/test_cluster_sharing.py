@@ -212,7 +212,10 @@ def make_rows(block_info=None):
 
 @pytest.mark.slow
 def test_a_rank_holds_its_partitions_once(cluster):
-    """200 MB over four ranks, a table of 4 MB: measured 60-90 MB above the start in each."""
+    """Measured 2026-11: 195 MiB of data over four ranks, 49 MiB above the start in each when they
+    are there; 85 MiB at most in a run that adds to a whole table of 4 MiB (views, increments on
+    their way, a quarter of the shards).
+    """
     from distributed import Client
 
     n_rows, n_cols, width = 25_600, 1000, 800
@@ -222,14 +225,17 @@ def test_a_rank_holds_its_partitions_once(cluster):
     partitions = 8 * n_rows * n_cols / 4
     table = 8 * 500 * 1000
     with Client(cluster, set_as_default=False) as client:
-        a_run(client)
+        with ClusterJob(client, open_dataset(np.ones((40, 3)), np.ones(40))) as job:
+            job.run(Reading(500, 1000), RunOptions(max_clocks=3))  # compiles the kernels
         before = client.run(reset_peak)
         with ClusterJob(client, open_dataset(X, X[:, 0])) as job:
+            loaded = client.run(peak)
             job.run(Reading(500, 1000), RunOptions(max_clocks=3))
             after = client.run(peak)
+    worst = max(loaded[address] - before[address] for address in before)
+    assert 0.8 * partitions < worst < 1.4 * partitions, f"{worst / MEGABYTE:.0f} MB"
     worst = max(after[address] - before[address] for address in before)
-    assert worst < 1.35 * partitions + 8 * table, f"{worst / MEGABYTE:.0f} MB"
-    assert worst > 0.8 * partitions, "what is measured is there"
+    assert worst < 1.4 * partitions + 12 * table, f"{worst / MEGABYTE:.0f} MB"
 
 
 class Reading(LeastSquares):

@@ -17,7 +17,7 @@ from typing import Any
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from dask_petuum.exceptions import ProtocolError, RunInterruptedError, TransportError
+from dask_petuum.exceptions import ProtocolError, RunError, RunInterruptedError, TransportError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.interrupt import shield_from_interrupts
 from dask_petuum.runtime.rank_run import RankRun
@@ -110,6 +110,9 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
     def start_run(self, spec: RunSpec, rank: int) -> RankRun:
         """Make this rank's shard and endpoint; from the rank's task."""
         before = self._runs.get(spec.after) if spec.after is not None else None
+        if spec.after is not None and before is None:
+            address = self._worker.address
+            raise RunError(f"the values of the last run are gone: {address} was started again")
         run = RankRun(spec, rank, WorkerNode(self._worker), before)
         self._runs[spec.run_id] = run
         return run

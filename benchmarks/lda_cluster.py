@@ -55,8 +55,7 @@ def rate(model: LDA, skip: int) -> float:
     """Tokens a second over the passes after the first few, as the median pass."""
     records = model.history_[skip:]
     seconds = [
-        after["seconds"] - before["seconds"]
-        for before, after in itertools.pairwise(records)
+        after["seconds"] - before["seconds"] for before, after in itertools.pairwise(records)
     ]
     return max(record["tokens"] for record in records) / statistics.median(seconds)
 

@@ -108,8 +108,8 @@ def grow(
 
     Topics take some fifty passes to part from each other, on few documents as on all. Each stage
     costs as much as ``effort`` passes over all documents. The first documents' topics are drawn
-    with equal probability; the others' are drawn one after the other, each given those before, and so
-    fall in with topics that are there, which saves passes. (Drawn so from the start, the first
+    with equal probability; the others' are drawn one after the other, each given those before, and
+    so fall in with topics that are there, which saves passes. (Drawn so from the start, the first
     documents' topics stay too much as they came: measured 2026-11.)
 
     Parameters

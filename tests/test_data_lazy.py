@@ -336,7 +336,7 @@ class TestFeatureNames:
         assert open_dataset(array()).feature_names is None
 
 
-@gen_cluster(client=True)
+@gen_cluster(client=True, clean_kwargs={"processes": False, "threads": False})
 async def test_pieces_lie_where_the_chunks_lie(client, scheduler, a, b):
     x = client.persist(da.random.default_rng(0).random((80, 50), chunks=(10, 50)))
     await client.gather(client.futures_of(x))

@@ -38,23 +38,20 @@ class Board:
         Whose run this is.
     addresses
         Worker of each rank.
-    slack
-        Clocks by which ranks may be apart.
     """
 
-    # The mutable state is everything below `slack`; only the scheduler's event loop changes it.
+    # The mutable state is everything below `addresses`; only the scheduler's event loop changes it.
 
     run_id: str
     client: str
     addresses: Sequence[str]
-    slack: int = 0
     exchanges: list[dict[int, Any]] = field(default_factory=list)
     finished: set[int] = field(default_factory=set)
     clocks: list[int] = field(default_factory=list)
     status: dict[int, dict[str, Any]] = field(default_factory=dict)
     records: list[dict[str, Any]] = field(default_factory=list)
     failure: Failure | None = None
-    stop_clock: int | None = None
+    stopping: bool = False
 
     def __post_init__(self) -> None:
         self.clocks = [0] * len(self.addresses)
@@ -118,12 +115,6 @@ class Board:
             f"in clock {self.clocks[rank]}"
         )
         return self.fail(Failure("lost", rank, text))
-
-    def stop(self) -> int:
-        """Choose the clock at which all ranks end: the first that none of them has passed."""
-        if self.stop_clock is None:
-            self.stop_clock = max(self.clocks) + self.slack + 1
-        return self.stop_clock
 
     def view(self, since: int) -> dict[str, Any]:
         """What a client that has ``since`` records is told."""

@@ -139,7 +139,6 @@ class ClusterRun:
             "petuum_create_run",
             client=self.client.id,
             addresses=list(self.spec.addresses),
-            slack=self.spec.consistency.high,
         )
         if reply["status"] != "OK":
             raise RankLostError(reply["text"])

@@ -65,6 +65,10 @@ async def _gather(client: Client, futures: list[Future], addresses: Sequence[str
             await asyncio.wait([task], timeout=LOOK_SECONDS)
             if not task.done():
                 await _look(client, addresses)
+        if task.cancelled() or task.exception() is not None:
+            # Also Dask's word ("cancelled", "already forgotten") for results that died with a
+            # worker, or whose inputs did.
+            await _look(client, addresses)
         return task.result()
     finally:
         task.cancel()

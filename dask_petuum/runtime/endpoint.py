@@ -77,7 +77,7 @@ class Endpoint:
         self._waiting_opens: dict[int, set[int]] = {}
         self._auto = AutoStaleness(consistency.low, consistency.high)
         self._clock_started = time.perf_counter()
-        self.stop_clock: int | None = None
+        self.stopping = False
 
     def __repr__(self) -> str:
         return f"<Endpoint of {self._core!r}>"

@@ -62,7 +62,7 @@ class RankContext:
     @property
     def stop_requested(self) -> bool:
         """Whether the client asked for the end."""
-        return self._endpoint.stop_clock is not None
+        return self._endpoint.stopping
 
     def defer_increments(self) -> None:
         """From here on, views show increments from the next clock on unless they ask otherwise."""

@@ -86,13 +86,13 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         }
 
     async def create_run(
-        self, run_id: str, client: str, addresses: Sequence[str], slack: int
+        self, run_id: str, client: str, addresses: Sequence[str]
     ) -> dict[str, Any]:
         """Begin a run on the given workers, one rank each."""
         missing = [a for a in addresses if a not in self._scheduler.workers]
         if missing:
             return {"status": "lost", "text": f"workers {missing} are gone"}
-        self._boards[run_id] = Board(run_id, client, list(addresses), slack)
+        self._boards[run_id] = Board(run_id, client, list(addresses))
         self._changed[run_id] = asyncio.Event()
         return {"status": "OK"}
 
@@ -113,8 +113,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         values = board.told(number)
         if values is None:
             return {"status": "gone", "text": f"run {run_id} was closed"}
-        if board.stop_clock is not None:  # asked for before this rank could hear of it
-            self._cast(board, "petuum-stop", clock=board.stop_clock)
+        if board.stopping:  # asked for before this rank could hear of it
+            self._cast(board, "petuum-stop")
         return {"status": "OK", "values": values}
 
     async def finish(self, run_id: str, rank: int) -> dict[str, Any]:
@@ -162,7 +162,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         if hard:
             self._fail(run_id, Failure("interrupt", -1, f"run {run_id} was interrupted"))
         else:
-            self._cast(board, "petuum-stop", clock=board.stop())
+            board.stopping = True
+            self._cast(board, "petuum-stop")
         return {"status": "OK"}
 
     async def close_run(self, run_id: str) -> dict[str, Any]:

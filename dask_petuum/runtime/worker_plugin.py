@@ -151,11 +151,11 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         if run is not None:
             run.endpoint.interrupt(RunInterruptedError(cause))
 
-    def stop(self, run_id: str, clock: int) -> None:
-        """Let this worker's rank end at the given clock (one way)."""
+    def stop(self, run_id: str) -> None:
+        """Let this worker's rank ask the others for the end of the run (one way)."""
         run = self._runs.get(run_id)
         if run is not None:
-            run.endpoint.stop_clock = clock
+            run.endpoint.stopping = True
 
     async def _serve(self, operation: str, message: Mapping[str, Any]) -> Any:
         try:

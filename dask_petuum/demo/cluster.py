@@ -42,7 +42,7 @@ def cluster_address(client: Client) -> str:
 def watch_ranks(client: Client, console: Console) -> Iterator[None]:
     """Show each rank's clock, staleness and bytes while the ``with`` block runs."""
     done = threading.Event()
-    waiting = ranks_table([0] * len(client.scheduler_info()["workers"]), {})
+    waiting = ranks_table([0] * len(client.nthreads()), {})
     with Live(waiting, console=console, refresh_per_second=4) as live:
         watcher = threading.Thread(
             target=_watch, args=(client, live, done), name="watch-ranks", daemon=True

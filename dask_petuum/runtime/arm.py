@@ -125,7 +125,13 @@ def _sent_whole(function: Any) -> types.FunctionType:
 
 
 def _workers(client: Client) -> list[str]:
-    return sorted(client.scheduler_info(n_workers=-1)["workers"])
+    """Addresses of all workers, armed or not.
+
+    Not from ``client.scheduler_info()``: a refresh in the background, which asks for no workers,
+    may overwrite its answer before it is read.
+    """
+    reply: Mapping[str, Any] = client.sync(_status, client)
+    return sorted(reply["there"])
 
 
 def _armed_workers(client: Client) -> dict[str, str] | None:

@@ -80,6 +80,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "status": "OK",
             "version": version(),
             "workers": dict(self._workers),
+            "there": list(self._scheduler.workers),
             "runs": {
                 run_id: board.view(len(board.records)) for run_id, board in self._boards.items()
             },

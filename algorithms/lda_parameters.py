@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 __all__ = ["check_parameters", "first_priors", "growth_of"]
 
 #: Passes' worth of work in each stage of the start, at most.
-MAX_GROWTH = 24.0
+MAX_GROWTH = 10.0
 #: Tokens below which a start on few documents makes too much of them.
 MIN_GROWTH_TOKENS = 500_000
 

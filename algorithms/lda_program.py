@@ -29,12 +29,12 @@ from dask_petuum.store.spec import TableSpec
 
 from .lda_sampler import (
     doc_likelihood,
-    grow,
     minka_sums,
     sample_pass,
     word_log_likelihood,
     word_prior_sum,
 )
+from .lda_start import grow
 from .lda_tokens import lay_out, padded
 
 __all__ = ["LDAProblem", "LDAProgram"]

@@ -25,7 +25,6 @@ __all__ = [
     "Lists",
     "Map",
     "doc_likelihood",
-    "grow",
     "lists",
     "minka_sums",
     "sample_pass",
@@ -36,8 +35,6 @@ __all__ = [
 Array = NDArray[Any]
 #: Calls a function on each item, perhaps in threads; results in order.
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
-#: Document groups below which a fit does not start on some of them.
-MIN_GROUPS = 4
 Lists = tuple[Array, Array, Array, Array]
 
 
@@ -92,55 +89,6 @@ def sample_pass(
         changed += sum(threads(sample, range(n_active)))
         n_k += sum(part - n_k for part in totals)
     return changed
-
-
-def grow(
-    state: State,
-    n_wk: Array,
-    n_k: Array,
-    alpha: Array,
-    beta: float,
-    seeds: np.random.SeedSequence,
-    threads: Map,
-    effort: float,
-) -> int:
-    """Find first topics on an eighth, a quarter and half of the documents, in turn.
-
-    Topics take some fifty passes to part from each other, on few documents as on all. Each stage
-    costs as much as ``effort`` passes over all documents. The first documents' topics are drawn
-    with equal probability; the others' are drawn one after the other, each given those before, and
-    so fall in with topics that are there, which saves passes. (Drawn so from the start, the first
-    documents' topics stay too much as they came: measured 2026-11.)
-
-    Parameters
-    ----------
-    state, n_wk, n_k, alpha, beta, seeds, threads
-        As in `sample_pass`; no token has a topic yet.
-    effort
-        Passes' worth of each stage; 0: every topic is drawn with equal probability.
-
-    Returns
-    -------
-    Number of tokens drawn.
-    """
-    n_groups = len(state["cuts"]) - 1
-    staged = effort > 0 and n_groups >= MIN_GROUPS
-    shares = [share for share in (8, 4, 2) if n_groups % share == 0] if staged else [1]
-    # Priors far above any count: all topics are alike.
-    even = np.full(len(alpha), 1e5)
-    sample_pass(state, n_wk, n_k, even, 1e5, seeds.spawn(1)[0], threads, n_groups // shares[0])
-    drawn = _count_active(state, n_groups // shares[0])
-    for share in shares if staged else ():
-        n_active = n_groups // share
-        for seed in seeds.spawn(round(share * effort)):
-            sample_pass(state, n_wk, n_k, alpha, beta, seed, threads, n_active)
-            drawn += _count_active(state, n_active)
-    return drawn
-
-
-def _count_active(state: State, n_groups: int) -> int:
-    """Tokens of the first groups of documents."""
-    return int(state["lengths"][: state["cuts"][n_groups]].sum())
 
 
 def _dense_cell(state: State, group: int, column: int, prior: Any, n_wk: Array, n_k: Array) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .kernels.lda_simd import LANES
 from .kernels.lda_tokens import count_lists, fill_by_document, fill_by_word, word_offsets
 
-__all__ = ["as_counts", "choose_sampler", "lay_out", "padded"]
+__all__ = ["as_counts", "choose_sampler", "lay_out", "padded", "token_docs", "token_words"]
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -107,6 +107,22 @@ def lay_out(data: Any, n_topics: int, sampler: str) -> State:
     state["list_topics"] = np.zeros(int(list_ptr[-1]), dtype=np.int32)
     state["list_counts"] = np.zeros(int(list_ptr[-1]), dtype=np.int32)
     return state
+
+
+def token_words(state: State, n_groups: int) -> Array:
+    """Word of each token of the first ``n_groups`` document groups, in the sampler's order."""
+    if "docs" not in state:
+        return state["words"][: int(state["lengths"][: state["cuts"][n_groups]].sum())]
+    sizes = np.diff(state["word_ptr"][:n_groups], axis=1)
+    return np.concatenate([np.repeat(state["word_order"], size) for size in sizes])
+
+
+def token_docs(state: State, n_groups: int) -> Array:
+    """Document of each token of the first ``n_groups`` document groups, in the same order."""
+    lengths = state["lengths"][: state["cuts"][n_groups]]
+    if "docs" in state:
+        return state["docs"][: int(lengths.sum())]
+    return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
 
 
 def _count_groups(n_tokens: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_previous_and_next_holders_are_those_of_the_steps(n_blocks: int, n_ranks
         route = [holder(block, step, n_blocks, n_ranks) for step in steps]
         route = [rank for rank in route if rank >= 0]
         assert route[0] == home(block, n_blocks, n_ranks)
-        for here, there in zip(route, route[1:], strict=False):
+        for here, there in pairwise(route):
             assert cells[here, block].next == there == next_holder(here, n_ranks)
             assert cells[there, block].previous == here
 

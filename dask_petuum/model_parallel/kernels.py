@@ -1,7 +1,11 @@
 """Kernels of the policies: the best block of many, in microseconds at 10,000 blocks.
 
-All take C-contiguous arrays of equal length whose dtypes the pickers have fixed. Ties go to the
-block with the lowest number, so that every machine chooses the same.
+A *tree* is an array of 2 n nodes, n a power of two: node 1 is the root, node i has the children
+2 i and 2 i + 1, and block j is the leaf n + j; leaves without a block are never chosen. In a sum
+tree a node is the sum of its children, recomputed from them on every change, so that no rounding
+error piles up; in a max tree it is the larger one. All take C-contiguous arrays whose dtypes and
+lengths the pickers have fixed. Ties go to the block with the lowest number, so that every machine
+chooses the same.
 """
 
 from __future__ import annotations
@@ -12,25 +16,27 @@ import numpy.typing as npt
 
 from dask_petuum.jit import kernel
 
-__all__ = ["best_to_visit"]
+__all__ = [
+    "best_to_visit",
+    "column_products",
+    "draw_mixed",
+    "next_not_since",
+    "put_max",
+    "put_sum",
+    "take_largest",
+]
 
 Array = npt.NDArray[Any]
 
 
 @kernel()
 def best_to_visit(
-    rank: int,
-    visited: Array,
-    busy: Array,
-    places: Array,
-    left: Array,
-    costs: Array,
-    sign: float,
+    rank: int, visited: Array, busy: Array, places: Array, left: Array, costs: Array
 ) -> int:
     """Return the free block that a rank should visit next; -1 where there is none.
 
     A block that the rank holds comes before all others; then the one with the most work left for
-    all ranks (``sign`` +1) or the least (-1), where work is visits left times cost.
+    all ranks together, which is visits left times cost.
 
     Parameters
     ----------
@@ -45,9 +51,161 @@ def best_to_visit(
         if visited[j] or busy[j]:
             continue
         held = places[j] == rank
-        work = sign * left[j] * costs[j]
+        work = left[j] * costs[j]
         if best < 0 or (held and not best_held) or (held == best_held and work > best_work):
             best = j
             best_held = held
             best_work = work
     return best
+
+
+@kernel()
+def next_not_since(handed_at: Array, since: int, start: int) -> int:
+    """Return the first block from `start` on that was last handed out before `since`; else -1.
+
+    Parameters
+    ----------
+    handed_at : (n_blocks,) int64
+    """
+    for j in range(start, handed_at.shape[0]):
+        if handed_at[j] < since:
+            return j
+    return -1
+
+
+@kernel(inline=True)
+def _put_sum(tree: Array, leaf: int, value: float) -> None:
+    tree[leaf] = value
+    node = leaf >> 1
+    while node:
+        tree[node] = tree[2 * node] + tree[2 * node + 1]
+        node >>= 1
+
+
+@kernel(inline=True)
+def _put_max(tree: Array, leaf: int, value: float) -> None:
+    tree[leaf] = value
+    node = leaf >> 1
+    while node:
+        tree[node] = max(tree[2 * node], tree[2 * node + 1])
+        node >>= 1
+
+
+@kernel()
+def put_sum(tree: Array, blocks: Array, values: Array) -> None:
+    """Set leaves of a sum tree.
+
+    Parameters
+    ----------
+    tree : (2 n,) float64, updated in place
+    blocks : (k,) int64
+    values : (k,) float64, >= 0
+    """
+    for i in range(blocks.shape[0]):
+        _put_sum(tree, (tree.shape[0] >> 1) + blocks[i], values[i])
+
+
+@kernel()
+def put_max(tree: Array, blocks: Array, values: Array) -> None:
+    """Set leaves of a max tree; parameters as of `put_sum`."""
+    for i in range(blocks.shape[0]):
+        _put_max(tree, (tree.shape[0] >> 1) + blocks[i], values[i])
+
+
+@kernel(inline=True)
+def _leaf_at(tree: Array, point: float) -> int:
+    """Return the leaf of a sum tree in which a point of [0, tree[1]) lies; never one of 0.
+
+    A point that rounding has put behind the end goes to the last leaf that is not 0.
+    """
+    n = tree.shape[0] >> 1
+    node = 1
+    while node < n:
+        node *= 2
+        if tree[node + 1] > 0.0 and (point >= tree[node] or tree[node] <= 0.0):
+            point -= tree[node]
+            node += 1
+    return node
+
+
+@kernel()
+def draw_mixed(weights: Array, units: Array, base: float, points: Array, out: Array) -> int:
+    """Draw blocks without replacement in proportion to weight + base; return how many.
+
+    The mass of a draw is ``weights[1] + base * units[1]``. A drawn block's leaves become 0 in both
+    trees: the caller puts back those that it does not use.
+
+    Parameters
+    ----------
+    weights : (2 n,) float64, sum tree of the weights of the blocks that may be drawn
+    units : (2 n,) float64, sum tree of 1 for each block that may be drawn
+    base
+        What every such block has besides its weight, >= 0.
+    points : (k,) float64, uniform in [0, 1)
+    out : (k,) int64, filled with the blocks in the order of the draws
+    """
+    n = weights.shape[0] >> 1
+    for i in range(points.shape[0]):
+        weighted = weights[1]
+        mass = weighted + base * units[1]
+        if mass <= 0.0:
+            return i
+        point = points[i] * mass
+        if point < weighted or base * units[1] <= 0.0:
+            leaf = _leaf_at(weights, point)
+        else:
+            leaf = _leaf_at(units, (point - weighted) / base)
+        _put_sum(weights, leaf, 0.0)
+        _put_sum(units, leaf, 0.0)
+        out[i] = leaf - n
+    return len(points)
+
+
+@kernel()
+def take_largest(tree: Array, out: Array) -> int:
+    """Take the blocks with the largest values >= 0 out of a max tree; return how many.
+
+    A block taken has the leaf -1: the caller puts back those that it does not use.
+
+    Parameters
+    ----------
+    tree : (2 n,) float64, max tree; -1 where a block is not to be taken
+    out : (k,) int64, filled with the blocks, the largest first
+    """
+    n = tree.shape[0] >> 1
+    for i in range(out.shape[0]):
+        if tree[1] < 0.0:
+            return i
+        node = 1
+        while node < n:
+            node *= 2
+            if tree[node] < tree[node + 1]:
+                node += 1
+        out[i] = node - n
+        _put_max(tree, node, -1.0)
+    return len(out)
+
+
+@kernel()
+def column_products(
+    data: Array, indices: Array, indptr: Array, column: int, others: Array, work: Array, out: Array
+) -> None:
+    """Compute the dot products of one column of a CSC matrix with others.
+
+    Parameters
+    ----------
+    data, indices, indptr
+        The matrix; no entry twice.
+    others : (k,) int64, columns
+    work : (n_rows,) float64, all 0, and so again afterwards
+    out : (k,) float64, filled
+    """
+    for at in range(indptr[column], indptr[column + 1]):
+        work[indices[at]] = data[at]
+    for i in range(others.shape[0]):
+        total = 0.0
+        for at in range(indptr[others[i]], indptr[others[i] + 1]):
+            total += data[at] * work[indices[at]]
+        out[i] = total
+    for at in range(indptr[column], indptr[column + 1]):
+        work[indices[at]] = 0.0

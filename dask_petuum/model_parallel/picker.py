@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FloatArray", "IntArray", "Picker", "Policy", "View"]
+__all__ = ["FloatArray", "IntArray", "Picker", "Policy", "View", "checked_rho"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -88,3 +88,9 @@ class Policy(Protocol):
     def start(self, view: View, n_blocks: int, n_ranks: int, seed: Any) -> Picker:
         """Make the picker of one run."""
         ...
+
+
+def checked_rho(rho: float | None) -> None:
+    """Refuse a threshold on correlations that is not one."""
+    if rho is not None and not 0 < rho <= 1:
+        raise ValueError(f"rho must be in (0, 1], or None for no check, got {rho}")

@@ -1,0 +1,195 @@
+"""What `Priority` takes its candidates from: blocks that may be taken, with their priorities.
+
+Both bags keep their blocks in a tree, so that a take or a put costs ``log2(n_blocks)`` steps.
+A block is in the bag or out of it; what is in flight is out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from .kernels import draw_mixed, put_max, put_sum, take_largest
+from .picker import FloatArray, IntArray
+
+__all__ = ["Bag", "LargestBag", "SampleBag"]
+
+
+class Bag(Protocol):
+    """The blocks that may be taken, with their priorities."""
+
+    def take(self, n: int) -> IntArray:
+        """Take up to `n` blocks out, the first candidate first."""
+        ...
+
+    def remove(self, block: int) -> None:
+        """Take one block out, which is in."""
+        ...
+
+    def put_back(self, blocks: Sequence[int]) -> None:
+        """Put blocks back that came to nothing, with the priorities they had."""
+        ...
+
+    def put(self, blocks: Sequence[int], priorities: FloatArray) -> None:
+        """Put blocks in that were handed out, with their new priorities."""
+        ...
+
+    def fill(self, free: IntArray, priorities: FloatArray) -> None:
+        """Set the priorities of all blocks; those in `free` are in, the others out."""
+        ...
+
+
+class SampleBag:
+    """Blocks drawn in proportion to priority plus base; in a first round those never drawn.
+
+    The base weight is `base` times the mean positive priority of the blocks in the bag. The first
+    round ends when no new block is left in the bag; one that came back unused (it conflicted) then
+    has the largest priority known.
+
+    The mutable state is all below, and changed by the five methods of `Bag`. During the first
+    round `_units` has 1 for the new blocks only and `_weights` is 0; later `_units` has 1 and
+    `_weights` the priority of each block in the bag.
+    """
+
+    def __init__(self, n_blocks: int, base: float, seed: Any) -> None:
+        self._base = base
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._priorities = np.zeros(n_blocks)
+        self._in = np.ones(n_blocks, dtype=bool)
+        self._new = np.ones(n_blocks, dtype=bool)
+        self._first_round = True
+        self._weights = sum_tree(np.zeros(n_blocks))
+        self._units = sum_tree(np.ones(n_blocks))
+        #: How many leaves of `_weights` are positive.
+        self._n_positive = 0
+
+    def take(self, n: int) -> IntArray:
+        """Draw blocks without replacement."""
+        if self._first_round and self._units[1] == 0:
+            known = self._priorities[~self._new]
+            self._priorities[self._new] = known.max() if known.size else 0.0
+            self.fill(np.flatnonzero(self._in), self._priorities)
+        taken = np.empty(n, dtype=np.int64)
+        points = self._random.random(n)
+        taken = taken[: draw_mixed(self._weights, self._units, self._base_weight(), points, taken)]
+        self._in[taken] = False
+        if not self._first_round:
+            self._n_positive -= int(np.count_nonzero(self._priorities[taken]))
+        return taken
+
+    def _base_weight(self) -> float:
+        return self._base * self._weights[1] / self._n_positive if self._n_positive else 1.0
+
+    def remove(self, block: int) -> None:
+        """Take one block out, which is in."""
+        self._in[block] = False
+        if not self._first_round:
+            self._n_positive -= int(self._priorities[block] > 0)
+            put_sum(self._weights, np.array([block]), np.zeros(1))
+        put_sum(self._units, np.array([block]), np.zeros(1))
+
+    def put_back(self, blocks: Sequence[int]) -> None:
+        """Put blocks back; in the first round they count as new if nobody is done with them."""
+        chosen = np.asarray(blocks, dtype=np.int64)
+        self._in[chosen] = True
+        if self._first_round:
+            put_sum(self._units, chosen, self._new[chosen].astype(np.float64))
+        else:
+            self._insert(chosen)
+
+    def put(self, blocks: Sequence[int], priorities: FloatArray) -> None:
+        """Put blocks in that were handed out, with their new priorities."""
+        chosen = np.asarray(blocks, dtype=np.int64)
+        self._in[chosen] = True
+        self._new[chosen] = False
+        self._priorities[chosen] = priorities
+        if not self._first_round:
+            self._insert(chosen)
+
+    def _insert(self, chosen: IntArray) -> None:
+        priorities = self._priorities[chosen]
+        self._n_positive += int(np.count_nonzero(priorities))
+        put_sum(self._weights, chosen, priorities)
+        put_sum(self._units, chosen, np.ones(chosen.size))
+
+    def fill(self, free: IntArray, priorities: FloatArray) -> None:
+        """Set all priorities, which ends the first round."""
+        self._first_round = False
+        self._priorities = priorities.copy()
+        self._in[:] = False
+        self._in[free] = True
+        weights = np.where(self._in, priorities, 0.0)
+        self._weights = sum_tree(weights)
+        self._units = sum_tree(self._in.astype(np.float64))
+        self._n_positive = int(np.count_nonzero(weights))
+
+
+class LargestBag:
+    """Blocks taken by priority, the largest first; those nobody has done yet before all others.
+
+    The mutable state is the priorities and the tree, in which a block that is out has -1.
+    """
+
+    def __init__(self, n_blocks: int) -> None:
+        self._priorities = np.full(n_blocks, np.inf)
+        self._tree = max_tree(self._priorities)
+
+    def take(self, n: int) -> IntArray:
+        """Take the largest."""
+        taken = np.empty(n, dtype=np.int64)
+        return taken[: take_largest(self._tree, taken)]
+
+    def remove(self, block: int) -> None:
+        """Take one block out, which is in."""
+        put_max(self._tree, np.array([block]), np.array([-1.0]))
+
+    def put_back(self, blocks: Sequence[int]) -> None:
+        """Put blocks back with the priorities they had."""
+        chosen = np.asarray(blocks, dtype=np.int64)
+        put_max(self._tree, chosen, self._priorities[chosen])
+
+    def put(self, blocks: Sequence[int], priorities: FloatArray) -> None:
+        """Put blocks in with their new priorities."""
+        self._priorities[list(blocks)] = priorities
+        self.put_back(blocks)
+
+    def fill(self, free: IntArray, priorities: FloatArray) -> None:
+        """Set all priorities."""
+        self._priorities = priorities.copy()
+        leaves = np.full(priorities.size, -1.0)
+        leaves[free] = priorities[free]
+        self._tree = max_tree(leaves)
+
+
+def sum_tree(leaves: FloatArray) -> FloatArray:
+    """Return the sum tree over the leaves; those it has besides are 0.
+
+    Examples
+    --------
+    >>> sum_tree(np.array([1.0, 2.0, 4.0])).tolist()
+    [0.0, 7.0, 3.0, 4.0, 1.0, 2.0, 4.0, 0.0]
+    """
+    return _tree(leaves, np.add, 0.0)
+
+
+def max_tree(leaves: FloatArray) -> FloatArray:
+    """Return the max tree over the leaves; those it has besides are -1.
+
+    Examples
+    --------
+    >>> max_tree(np.array([1.0, 2.0, 4.0])).tolist()
+    [-1.0, 4.0, 2.0, 4.0, 1.0, 2.0, 4.0, -1.0]
+    """
+    return _tree(leaves, np.maximum, -1.0)
+
+
+def _tree(leaves: FloatArray, combine: np.ufunc, missing: float) -> FloatArray:
+    n = 1 << (leaves.size - 1).bit_length()
+    tree = np.full(2 * n, missing)
+    tree[n : n + leaves.size] = leaves
+    while n > 1:
+        tree[n >> 1 : n] = combine(tree[n : 2 * n : 2], tree[n + 1 : 2 * n : 2])
+        n >>= 1
+    return tree

@@ -1,0 +1,183 @@
+"""Priority: blocks that still move come more often; those that depend on each other do not meet.
+
+A block's priority is how far it moved last (or its violation of the optimality conditions, if the
+program reports that). *sample* draws in proportion to priority plus a base weight, which keeps
+blocks that have come to rest in play; *greedy* takes the largest. Nothing is known at the start:
+each block is handed out once first, in random (sample) or rising (greedy) order, unless
+`Machine.prioritise` says more. This is Petuum's dynamic schedule (Lee et al., NIPS 2014,
+section 3.3: SchMP-Lasso), whose base weight is 0.01 of the mean priority that is not zero.
+
+Candidates that conflict with one chosen before them, or with one in flight, go back and may be
+drawn the next time. So that none waits for ever, a *sweep* goes through all blocks beside the
+draws: at every `sweep`-th decision the next block that was not handed out in this turn of the sweep
+is *reserved*. It is the first candidate from then on, and whatever conflicts with it is not handed
+out, until it is. If every task is done after at most L decisions, a reservation holds for at most
+L, so a turn takes at most ``n_blocks (sweep + L)`` decisions, and no block waits for more than two.
+
+Costs play no part: ranks that time differently must choose the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from .bags import Bag, LargestBag, SampleBag
+from .kernels import next_not_since
+from .picker import FloatArray, View, checked_rho
+
+__all__ = ["Priority"]
+
+
+@dataclass(frozen=True)
+class Priority:
+    """Hand out the blocks that promise most, and none that correlate.
+
+    Parameters
+    ----------
+    mode
+        "sample": in proportion to priority plus base weight; "greedy": the largest first.
+    base
+        Weight of every block besides its priority, as a fraction of the mean priority that is
+        not zero, > 0. Where all are zero, all are drawn alike. Greedy has none and ignores no
+        block either: see `sweep`.
+    rho
+        Strength (absolute correlation) from which two blocks are never in flight together, in
+        (0, 1]; None: no check.
+    sweep
+        At every so many decisions, the block that waits longest gets its turn.
+    oversample
+        Candidates looked at for each place in a task, before a task stays smaller than its width.
+
+    Raises
+    ------
+    ValueError
+        A parameter is out of its range.
+
+    Examples
+    --------
+    >>> from dask_petuum.model_parallel import Machine
+    >>> machine = Machine(3, 1, Priority("greedy", rho=None))
+    >>> machine.prioritise([0.1, 0.7, 0.3])
+    >>> task = machine.ask(0)
+    >>> task.blocks
+    (1,)
+    >>> machine.done(task.number, [0.0], seconds=0.0)
+    >>> machine.ask(0).blocks
+    (2,)
+    """
+
+    mode: Literal["sample", "greedy"] = "sample"
+    base: float = 0.01
+    rho: float | None = 0.1
+    sweep: int = 10
+    oversample: float = 4.0
+
+    #: Every rank has all blocks.
+    moves = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("sample", "greedy"):
+            raise ValueError(f'mode must be "sample" or "greedy", got {self.mode!r}')
+        if not 0 < self.base < np.inf:
+            raise ValueError(f"base must be finite and > 0, got {self.base}")
+        checked_rho(self.rho)
+        if self.sweep < 1:
+            raise ValueError(f"sweep must be >= 1, got {self.sweep}")
+        if not 1 <= self.oversample < np.inf:
+            raise ValueError(f"oversample must be finite and >= 1, got {self.oversample}")
+
+    def start(self, view: View, n_blocks: int, n_ranks: int, seed: Any) -> ByPriority:
+        """Make the picker of one run."""
+        bag = (
+            SampleBag(n_blocks, self.base, seed) if self.mode == "sample" else LargestBag(n_blocks)
+        )
+        return ByPriority(self, view, n_blocks, bag)
+
+
+class ByPriority:
+    """Walk through the candidates of a bag; keep those that fit.
+
+    The mutable state is the bag, the visits of the pass and the sweep (`_turn`, `_at`,
+    `_reserved`); `pick` changes them, the others only what is in the bag.
+    """
+
+    def __init__(self, policy: Priority, view: View, n_blocks: int, bag: Bag) -> None:
+        self._policy = policy
+        self._view = view
+        self._bag = bag
+        self._n_decisions = 0
+        #: (n_blocks,) decision in which each block was handed out last.
+        self._handed_at = np.zeros(n_blocks, dtype=np.int64)
+        #: Decision in which this turn of the sweep began; the block it has come to.
+        self._turn, self._at = 1, 0
+        #: The block that everybody makes way for; -1: none.
+        self._reserved = -1
+        self._unseen = np.ones(n_blocks, dtype=bool)
+        self._n_unseen = n_blocks
+
+    def pick(self, rank: int, width: int) -> list[int]:
+        """Choose the reserved block, if any, and then candidates that fit."""
+        self._n_decisions += 1
+        if self._reserved < 0 and self._n_decisions % self._policy.sweep == 0:
+            self._reserve()
+        chosen: list[int] = []
+        reserved = self._reserved
+        if reserved >= 0 and self._view.fits(reserved, chosen):
+            self._bag.remove(reserved)
+            chosen.append(reserved)
+            self._reserved = reserved = -1
+        rejected: list[int] = []
+        looked = int(np.ceil(width * self._policy.oversample))
+        while len(chosen) < width and looked > 0:
+            taken = self._bag.take(min(width - len(chosen), looked)).tolist()
+            if not taken:
+                break
+            looked -= len(taken)
+            for block in taken:
+                makes_way = reserved >= 0 and self._view.conflict(block, reserved)
+                fits = not makes_way and self._view.fits(block, chosen)
+                (chosen if fits else rejected).append(block)
+        if rejected:
+            self._bag.put_back(rejected)
+        self._handed_at[chosen] = self._n_decisions
+        return chosen
+
+    def _reserve(self) -> None:
+        block = next_not_since(self._handed_at, self._turn, self._at)
+        if block < 0:
+            self._turn = self._n_decisions
+            block = next_not_since(self._handed_at, self._turn, 0)
+        self._reserved = block
+        self._at = block + 1
+
+    def finish(self, rank: int, blocks: Sequence[int], changes: FloatArray) -> None:
+        """Put blocks back with their new priorities."""
+        self._bag.put(blocks, changes)
+        for block in blocks:
+            if self._unseen[block]:
+                self._unseen[block] = False
+                self._n_unseen -= 1
+
+    def drop(self, rank: int, blocks: Sequence[int]) -> None:
+        """Put blocks back with the priorities they had."""
+        self._bag.put_back(blocks)
+
+    def lose(self, rank: int) -> None:
+        """Do nothing: every rank has all blocks."""
+
+    def prioritise(self, priorities: FloatArray) -> None:
+        """Take new priorities of all blocks."""
+        self._bag.fill(np.flatnonzero(self._view.busy == 0), priorities)
+
+    def pass_is_over(self) -> bool:
+        """Tell whether every block was done at least once in this pass."""
+        return self._n_unseen == 0
+
+    def end_pass(self) -> None:
+        """Begin the next pass."""
+        self._unseen[:] = True
+        self._n_unseen = self._unseen.size

@@ -131,6 +131,20 @@ def test_add_cells(case):
 
 @settings(deadline=None)
 @given(targets())
+def test_mark_cells_and_count_rows(case):
+    values, rows, delta, _ = case
+    cells = np.flatnonzero(delta)
+    changed = np.flatnonzero(delta.any(axis=1))
+    versions = np.arange(len(values), dtype=np.int64)
+    expected = versions.copy()
+    expected[rows[changed]] = 99
+    kernels.mark_cells(versions, rows, cells, values.shape[1], 99)
+    np.testing.assert_array_equal(versions, expected)
+    assert kernels.count_rows(cells, values.shape[1]) == len(changed)
+
+
+@settings(deadline=None)
+@given(targets())
 def test_put_rows(case):
     values, rows, new, mark = case
     naive, naive_mark = values.copy(), mark.copy()

@@ -154,8 +154,7 @@ def n_chunk_rows(chunk: Chunk, n_cols: int) -> int:
     if chunk["kind"] == "csr":
         return len(chunk["indptr"]) - 1
     if chunk["kind"] == "cells":
-        rows = chunk["cells"] // n_cols
-        return int(np.count_nonzero(np.diff(rows))) + min(len(rows), 1)
+        return int(kernels.count_rows(np.ascontiguousarray(chunk["cells"]), n_cols))
     return len(chunk["values"])
 
 

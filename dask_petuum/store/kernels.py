@@ -18,8 +18,10 @@ __all__ = [
     "add_rows",
     "add_rows_where",
     "count_changes",
+    "count_rows",
     "gather_cells",
     "gather_rows",
+    "mark_cells",
     "put_rows",
 ]
 
@@ -70,11 +72,51 @@ def gather_cells(delta: Array, counts: Array, cells: Array, values: Array) -> No
     for i in range(delta.shape[0]):
         if counts[i] == 0:
             continue
+        if k + n_cols <= cells.shape[0]:
+            # Without a branch on the values: what is not to stay is written over.
+            for j in range(n_cols):
+                cells[k] = i * n_cols + j
+                values[k] = delta[i, j]
+                k += delta[i, j] != 0
+            continue
         for j in range(n_cols):
             if delta[i, j] != 0:
                 cells[k] = i * n_cols + j
                 values[k] = delta[i, j]
                 k += 1
+
+
+@kernel()
+def mark_cells(versions: Array, rows: Array, cells: Array, n_cols: int, version: int) -> None:
+    """Mark the rows in which cells lie.
+
+    Parameters
+    ----------
+    versions : (n_rows,) int64, changed in place
+    rows : (n,) int32
+        Row of ``versions`` for each row that ``cells`` counts in.
+    cells : (m,) int64, ascending
+        row * n_cols + column.
+    n_cols : int
+    version : int
+    """
+    end = 0
+    for k in range(cells.shape[0]):
+        if cells[k] >= end:
+            row = cells[k] // n_cols
+            versions[rows[row]] = version
+            end = (row + 1) * n_cols
+
+
+@kernel()
+def count_rows(cells: Array, n_cols: int) -> int:
+    """Count the rows in which ascending cells lie."""
+    end, n = 0, 0
+    for k in range(cells.shape[0]):
+        if cells[k] >= end:
+            end = (cells[k] // n_cols + 1) * n_cols
+            n += 1
+    return n
 
 
 @kernel()
@@ -119,10 +161,13 @@ def add_cells(values: Array, rows: Array, cells: Array, delta: Array, where: Arr
     where : (n_rows,) bool
     """
     n_cols = values.shape[1]
+    first, end, r = 0, 0, 0
     for k in range(cells.shape[0]):
-        r = rows[cells[k] // n_cols]
+        if cells[k] < first or cells[k] >= end:
+            row = cells[k] // n_cols
+            first, end, r = row * n_cols, (row + 1) * n_cols, rows[row]
         if where[r]:
-            values[r, cells[k] % n_cols] += delta[k]
+            values[r, cells[k] - first] += delta[k]
 
 
 @kernel()

@@ -88,8 +88,7 @@ class Shard:
         n_cols = self.spec.n_cols
         cells = np.ascontiguousarray(chunk["cells"]) + int(chunk["first"]) * n_cols
         rows = kernels.positions(self.n_rows) if plan_rows is None else plan_rows
-        touched = rows[np.unique(cells // n_cols)]
-        self.versions[touched] = version
+        kernels.mark_cells(self.versions, rows, cells, n_cols, version)
         if self.spec.rule.kind == "add":
             everywhere = np.ones(self.n_rows, dtype=np.bool_)
             kernels.add_cells(self.values, rows, cells, chunk["values"], everywhere)

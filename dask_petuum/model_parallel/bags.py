@@ -42,88 +42,70 @@ class Bag(Protocol):
 
 
 class SampleBag:
-    """Blocks drawn in proportion to priority plus base; in a first round those never drawn.
+    """Blocks drawn in proportion to priority plus base; before them, those nobody has done yet.
 
-    The base weight is `base` times the mean positive priority of the blocks in the bag. The first
-    round ends when no new block is left in the bag; one that came back unused (it conflicted) then
-    has the largest priority known.
+    The base weight is `base` times the mean positive priority of the blocks in the bag.
 
-    The mutable state is all below, and changed by the five methods of `Bag`. During the first
-    round `_units` has 1 for the new blocks only and `_weights` is 0; later `_units` has 1 and
-    `_weights` the priority of each block in the bag.
+    The mutable state is all below, and changed by the five methods of `Bag`. A block in the bag is
+    either new, with 1 in `_new`, or has its priority in `_weights` and 1 in `_units`.
     """
 
     def __init__(self, n_blocks: int, base: float, seed: Any) -> None:
         self._base = base
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._priorities = np.zeros(n_blocks)
-        self._in = np.ones(n_blocks, dtype=bool)
-        self._new = np.ones(n_blocks, dtype=bool)
-        self._first_round = True
+        self._is_new = np.ones(n_blocks, dtype=bool)
+        self._new = sum_tree(np.ones(n_blocks))
         self._weights = sum_tree(np.zeros(n_blocks))
-        self._units = sum_tree(np.ones(n_blocks))
+        self._units = sum_tree(np.zeros(n_blocks))
         #: How many leaves of `_weights` are positive.
         self._n_positive = 0
 
     def take(self, n: int) -> IntArray:
         """Draw blocks without replacement."""
-        if self._first_round and self._units[1] == 0:
-            known = self._priorities[~self._new]
-            self._priorities[self._new] = known.max() if known.size else 0.0
-            self.fill(np.flatnonzero(self._in), self._priorities)
         taken = np.empty(n, dtype=np.int64)
         points = self._random.random(n)
-        taken = taken[: draw_mixed(self._weights, self._units, self._base_weight(), points, taken)]
-        self._in[taken] = False
-        if not self._first_round:
-            self._n_positive -= int(np.count_nonzero(self._priorities[taken]))
+        base = self._base * self._weights[1] / self._n_positive if self._n_positive else 1.0
+        taken = taken[: draw_mixed(self._new, self._weights, self._units, base, points, taken)]
+        self._n_positive -= int(np.count_nonzero(self._priorities[taken]))
         return taken
-
-    def _base_weight(self) -> float:
-        return self._base * self._weights[1] / self._n_positive if self._n_positive else 1.0
 
     def remove(self, block: int) -> None:
         """Take one block out, which is in."""
-        self._in[block] = False
-        if not self._first_round:
-            self._n_positive -= int(self._priorities[block] > 0)
-            put_sum(self._weights, np.array([block]), np.zeros(1))
-        put_sum(self._units, np.array([block]), np.zeros(1))
+        chosen, nothing = np.array([block]), np.zeros(1)
+        self._n_positive -= int(self._priorities[block] > 0)
+        for tree in (self._new, self._weights, self._units):
+            put_sum(tree, chosen, nothing)
 
     def put_back(self, blocks: Sequence[int]) -> None:
-        """Put blocks back; in the first round they count as new if nobody is done with them."""
+        """Put blocks back; those that nobody has done yet are still new."""
+        for block in blocks:
+            tree = self._new if self._is_new[block] else self._units
+            put_sum(tree, np.array([block]), np.ones(1))
         chosen = np.asarray(blocks, dtype=np.int64)
-        self._in[chosen] = True
-        if self._first_round:
-            put_sum(self._units, chosen, self._new[chosen].astype(np.float64))
-        else:
-            self._insert(chosen)
+        priorities = self._priorities[chosen]
+        put_sum(self._weights, chosen, priorities)
+        self._n_positive += int(np.count_nonzero(priorities))
 
     def put(self, blocks: Sequence[int], priorities: FloatArray) -> None:
         """Put blocks in that were handed out, with their new priorities."""
         chosen = np.asarray(blocks, dtype=np.int64)
-        self._in[chosen] = True
-        self._new[chosen] = False
+        self._is_new[chosen] = False
         self._priorities[chosen] = priorities
-        if not self._first_round:
-            self._insert(chosen)
-
-    def _insert(self, chosen: IntArray) -> None:
-        priorities = self._priorities[chosen]
-        self._n_positive += int(np.count_nonzero(priorities))
         put_sum(self._weights, chosen, priorities)
         put_sum(self._units, chosen, np.ones(chosen.size))
+        self._n_positive += int(np.count_nonzero(priorities))
 
     def fill(self, free: IntArray, priorities: FloatArray) -> None:
-        """Set all priorities, which ends the first round."""
-        self._first_round = False
+        """Set all priorities: no block is new any more."""
         self._priorities = priorities.copy()
-        self._in[:] = False
-        self._in[free] = True
-        weights = np.where(self._in, priorities, 0.0)
-        self._weights = sum_tree(weights)
-        self._units = sum_tree(self._in.astype(np.float64))
-        self._n_positive = int(np.count_nonzero(weights))
+        self._is_new[:] = False
+        inside = np.zeros(priorities.size)
+        inside[free] = 1.0
+        self._new = sum_tree(np.zeros(priorities.size))
+        self._weights = sum_tree(inside * priorities)
+        self._units = sum_tree(inside)
+        self._n_positive = int(np.count_nonzero(inside * priorities))
 
 
 class LargestBag:

@@ -73,10 +73,11 @@ class Correlation:
             raise ValueError(f"cache_size must be >= 1, got {cache_size}")
         self._X = _as_columns(X)
         self._is_sparse = bool(sp.issparse(self._X))
-        self._means, self._scales = _moments(self._X)
+        self._means, self._scales = _moments(self._X, self._is_sparse)
         self._columns = _columns_of_blocks(groups, self._X.shape[1])
         self._cache_size = cache_size
-        self._cache: OrderedDict[tuple[int, int], float] = OrderedDict()
+        #: The lower block's number times n_blocks plus the higher's, to their strength.
+        self._cache: OrderedDict[int, float] = OrderedDict()
         self._work = np.zeros(self._X.shape[0])
 
     @property
@@ -86,7 +87,7 @@ class Correlation:
 
     def conflicts(self, block: int, chosen: Sequence[int], rho: float) -> bool:
         """Tell whether a block's correlation with any chosen one is `rho` or more."""
-        return bool((self.strengths(block, chosen) >= rho).any())
+        return max(self._look_up(block, chosen), default=0.0) >= rho
 
     def strengths(self, block: int, others: Sequence[int]) -> FloatArray:
         """Return the absolute correlations of a block with others.
@@ -95,21 +96,23 @@ class Correlation:
         -------
         (len(others),) array, from 0 to 1.
         """
-        cache = self._cache
-        keys = [(block, other) if block < other else (other, block) for other in others]
-        missing = [at for at, key in enumerate(keys) if key not in cache]
-        found = self._compute(block, [others[at] for at in missing]).tolist() if missing else []
-        fresh = dict(zip(missing, found, strict=True))
-        out = np.empty(len(keys))
-        for at, key in enumerate(keys):
-            if at in fresh:
-                out[at] = cache[key] = fresh[at]
-            else:
-                out[at] = cache[key]
+        return np.array(self._look_up(block, others), dtype=np.float64)
+
+    def _look_up(self, block: int, others: Sequence[int]) -> list[float]:
+        """Return the strengths from the cache, after computing those that are not there."""
+        cache, n = self._cache, len(self._columns)
+        keys = [block * n + other if block < other else other * n + block for other in others]
+        found = [cache.get(key, -1.0) for key in keys]
+        if -1.0 in found:
+            missing = [at for at, strength in enumerate(found) if strength < 0]
+            computed = self._compute(block, [others[at] for at in missing]).tolist()
+            for at, strength in zip(missing, computed, strict=True):
+                found[at] = cache[keys[at]] = strength
+        for key in keys:
             cache.move_to_end(key)
         while len(cache) > self._cache_size:
             cache.popitem(last=False)
-        return out
+        return found
 
     def _compute(self, block: int, others: Sequence[int]) -> FloatArray:
         strengths = np.zeros(len(others))
@@ -162,32 +165,40 @@ def _as_columns(X: Any) -> Any:
     return columns
 
 
-def _moments(X: Any) -> tuple[FloatArray, FloatArray]:
+def _moments(X: Any, is_sparse: bool) -> tuple[FloatArray, FloatArray]:
     """Return each column's mean, and 1 / its centred norm: 0 where it is constant."""
-    n_rows = X.shape[0]
-    means: npt.NDArray[Any]
-    centred: npt.NDArray[Any]
-    squares: npt.NDArray[Any]
-    is_sparse = bool(sp.issparse(X))
-    if is_sparse:
-        counts = np.diff(X.indptr)
-        column_of = np.repeat(np.arange(X.shape[1]), counts)
-        data = X.data.astype(np.float64)
-        means = np.bincount(column_of, data, X.shape[1]) / n_rows
-        centred = np.bincount(column_of, (data - means[column_of]) ** 2, X.shape[1])
-        centred += (n_rows - counts) * means**2
-        squares = np.bincount(column_of, data**2, X.shape[1])
-    else:
-        means = X.mean(axis=0, dtype=np.float64)
-        centred, squares = np.empty_like(means), np.empty_like(means)
-        for start in range(0, X.shape[1], 256):  # 256 columns at a time: no copy of all of X
-            part = X[:, start : start + 256].astype(np.float64)
-            squares[start : start + 256] = np.einsum("ij,ij->j", part, part)
-            part -= means[start : start + 256]
-            centred[start : start + 256] = np.einsum("ij,ij->j", part, part)
+    means, centred, squares = (_sparse_sums if is_sparse else _dense_sums)(X)
     if not np.isfinite(squares).all():
         raise ValueError("X must be finite, and its columns' sums of squares too")
     return means, _inverse_norms(centred, squares, ROUNDING)
+
+
+def _dense_sums(X: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the columns' means, centred sums of squares and sums of squares."""
+    means, centred, squares = (np.empty(X.shape[1]) for _ in range(3))
+    for start in range(0, X.shape[1], 256):  # 256 columns at a time: no copy of all of X
+        at = slice(start, start + 256)
+        part = X[:, at].astype(np.float64)
+        squares[at] = np.einsum("ij,ij->j", part, part)
+        means[at] = part.mean(axis=0)
+        part -= means[at]
+        centred[at] = np.einsum("ij,ij->j", part, part)
+    return means, centred, squares
+
+
+def _sparse_sums(X: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Do what `_dense_sums` does."""
+    n_rows, n_columns = X.shape
+    counts = np.diff(X.indptr)
+    column_of = np.repeat(np.arange(n_columns), counts)
+    data = X.data.astype(np.float64)
+
+    def sum_by_column(values: FloatArray) -> FloatArray:
+        return np.bincount(column_of, values, n_columns).astype(np.float64)
+
+    means = sum_by_column(data) / n_rows
+    centred = sum_by_column((data - means[column_of]) ** 2) + (n_rows - counts) * means**2
+    return means, centred, sum_by_column(data**2)
 
 
 def _inverse_norms(centred: FloatArray, squares: FloatArray, noise: float) -> FloatArray:

@@ -20,7 +20,7 @@ __all__ = [
     "best_to_visit",
     "column_products",
     "draw_mixed",
-    "next_not_since",
+    "longest_waiting",
     "put_max",
     "put_sum",
     "take_largest",
@@ -60,17 +60,19 @@ def best_to_visit(
 
 
 @kernel()
-def next_not_since(handed_at: Array, since: int, start: int) -> int:
-    """Return the first block from `start` on that was last handed out before `since`; else -1.
+def longest_waiting(handed_at: Array, busy: Array) -> int:
+    """Return the free block that was handed out longest ago; -1 where none is free.
 
     Parameters
     ----------
     handed_at : (n_blocks,) int64
+    busy : (n_blocks,) uint8, 1 where the block is in flight
     """
-    for j in range(start, handed_at.shape[0]):
-        if handed_at[j] < since:
-            return j
-    return -1
+    oldest = -1
+    for j in range(handed_at.shape[0]):
+        if not busy[j] and (oldest < 0 or handed_at[j] < handed_at[oldest]):
+            oldest = j
+    return oldest
 
 
 @kernel(inline=True)
@@ -129,23 +131,32 @@ def _leaf_at(tree: Array, point: float) -> int:
 
 
 @kernel()
-def draw_mixed(weights: Array, units: Array, base: float, points: Array, out: Array) -> int:
-    """Draw blocks without replacement in proportion to weight + base; return how many.
+def draw_mixed(
+    new: Array, weights: Array, units: Array, base: float, points: Array, out: Array
+) -> int:
+    """Draw blocks without replacement, new ones first; return how many.
 
-    The mass of a draw is ``weights[1] + base * units[1]``. A drawn block's leaves become 0 in both
-    trees: the caller puts back those that it does not use.
+    New blocks are drawn alike, the others in proportion to weight + base: the mass of a draw is
+    ``weights[1] + base * units[1]``. A drawn block's leaves become 0 in all trees: the caller puts
+    back those that it does not use.
 
     Parameters
     ----------
-    weights : (2 n,) float64, sum tree of the weights of the blocks that may be drawn
-    units : (2 n,) float64, sum tree of 1 for each block that may be drawn
+    new : (2 n,) float64, sum tree of 1 for each new block that may be drawn
+    weights : (2 n,) float64, sum tree of the weights of the others that may be drawn
+    units : (2 n,) float64, sum tree of 1 for each of those
     base
-        What every such block has besides its weight, >= 0.
+        What every block that is not new has besides its weight, >= 0.
     points : (k,) float64, uniform in [0, 1)
     out : (k,) int64, filled with the blocks in the order of the draws
     """
     n = weights.shape[0] >> 1
     for i in range(points.shape[0]):
+        if new[1] > 0.0:
+            leaf = _leaf_at(new, points[i] * new[1])
+            _put_sum(new, leaf, 0.0)
+            out[i] = leaf - n
+            continue
         weighted = weights[1]
         mass = weighted + base * units[1]
         if mass <= 0.0:

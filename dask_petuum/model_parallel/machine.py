@@ -305,9 +305,8 @@ class Machine:
             return False
         if self._interference is None or self._rho is None:
             return True
-        chosen = [other for task in self._tasks.values() for other in task.blocks]
-        chosen += others
-        return not self._interference.conflicts(block, chosen, self._rho)
+        in_flight = [other for task in self._tasks.values() for other in task.blocks]
+        return not self._interference.conflicts(block, [*in_flight, *others], self._rho)
 
     def conflict(self, block: int, other: int) -> bool:
         """Tell whether two blocks may not be in flight together."""

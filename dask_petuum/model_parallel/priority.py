@@ -8,11 +8,11 @@ each block is handed out once first, in random (sample) or rising (greedy) order
 section 3.3: SchMP-Lasso), whose base weight is 0.01 of the mean priority that is not zero.
 
 Candidates that conflict with one chosen before them, or with one in flight, go back and may be
-drawn the next time. So that none waits for ever, a *sweep* goes through all blocks beside the
-draws: at every `sweep`-th decision the next block that was not handed out in this turn of the sweep
-is *reserved*. It is the first candidate from then on, and whatever conflicts with it is not handed
-out, until it is. If every task is done after at most L decisions, a reservation holds for at most
-L, so a turn takes at most ``n_blocks (sweep + L)`` decisions, and no block waits for more than two.
+drawn the next time. So that none waits for ever, at every `sweep`-th decision the free block that
+was handed out longest ago is *reserved*: it is the first candidate from then on, and whatever
+conflicts with it is not handed out, until it is. If every task is done within L decisions, a
+reservation holds for at most L, and each makes one block the youngest; so no block waits for more
+than ``n_blocks (sweep + L)`` decisions.
 
 Costs play no part: ranks that time differently must choose the same.
 """
@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .bags import Bag, LargestBag, SampleBag
-from .kernels import next_not_since
+from .kernels import longest_waiting
 from .picker import FloatArray, View, checked_rho
 
 __all__ = ["Priority"]
@@ -101,8 +101,8 @@ class Priority:
 class ByPriority:
     """Walk through the candidates of a bag; keep those that fit.
 
-    The mutable state is the bag, the visits of the pass and the sweep (`_turn`, `_at`,
-    `_reserved`); `pick` changes them, the others only what is in the bag.
+    The mutable state is the bag, who waits how long and who is reserved, which only `pick` changes,
+    and the visits of the pass.
     """
 
     def __init__(self, policy: Priority, view: View, n_blocks: int, bag: Bag) -> None:
@@ -112,8 +112,6 @@ class ByPriority:
         self._n_decisions = 0
         #: (n_blocks,) decision in which each block was handed out last.
         self._handed_at = np.zeros(n_blocks, dtype=np.int64)
-        #: Decision in which this turn of the sweep began; the block it has come to.
-        self._turn, self._at = 1, 0
         #: The block that everybody makes way for; -1: none.
         self._reserved = -1
         self._unseen = np.ones(n_blocks, dtype=bool)
@@ -123,7 +121,7 @@ class ByPriority:
         """Choose the reserved block, if any, and then candidates that fit."""
         self._n_decisions += 1
         if self._reserved < 0 and self._n_decisions % self._policy.sweep == 0:
-            self._reserve()
+            self._reserved = longest_waiting(self._handed_at, self._view.busy)
         chosen: list[int] = []
         reserved = self._reserved
         if reserved >= 0 and self._view.fits(reserved, chosen):
@@ -145,14 +143,6 @@ class ByPriority:
             self._bag.put_back(rejected)
         self._handed_at[chosen] = self._n_decisions
         return chosen
-
-    def _reserve(self) -> None:
-        block = next_not_since(self._handed_at, self._turn, self._at)
-        if block < 0:
-            self._turn = self._n_decisions
-            block = next_not_since(self._handed_at, self._turn, 0)
-        self._reserved = block
-        self._at = block + 1
 
     def finish(self, rank: int, blocks: Sequence[int], changes: FloatArray) -> None:
         """Put blocks back with their new priorities."""

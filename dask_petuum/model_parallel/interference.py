@@ -167,7 +167,8 @@ def _as_columns(X: Any) -> Any:
 
 def _moments(X: Any, is_sparse: bool) -> tuple[FloatArray, FloatArray]:
     """Return each column's mean, and 1 / its centred norm: 0 where it is constant."""
-    means, centred, squares = (_sparse_sums if is_sparse else _dense_sums)(X)
+    with np.errstate(over="ignore", invalid="ignore"):  # told apart below
+        means, centred, squares = (_sparse_sums if is_sparse else _dense_sums)(X)
     if not np.isfinite(squares).all():
         raise ValueError("X must be finite, and its columns' sums of squares too")
     return means, _inverse_norms(centred, squares, ROUNDING)

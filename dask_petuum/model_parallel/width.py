@@ -66,8 +66,8 @@ def spectral_radius(
     """Return the largest eigenvalue of a symmetric positive matrix, rather too large than small.
 
     Power iterations from a random vector; the last Rayleigh quotient plus the norm of its residual
-    (an eigenvalue lies that near), so that an iteration that has not converged makes the width
-    smaller, not larger.
+    (an eigenvalue lies that near), so that an iteration that has not quite converged makes the
+    width smaller, not larger. The first products promise nothing: do not save on `n_iter`.
 
     Parameters
     ----------

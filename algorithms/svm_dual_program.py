@@ -1,0 +1,272 @@
+"""Support vector machines of many features: dual coordinate descent, on partitions by CoCoA+.
+
+A partition keeps the dual variables of its rows; the weights ``w = sum a_i y_i x_i`` of every task
+are a table. In a clock each partition reads ``w``, makes passes of coordinate descent on its own
+rows against a private copy, and adds its change. The partitions' changes are added, not averaged,
+which is safe because each one's curvature is multiplied by the number of partitions (Ma et al.
+2015). With one partition that is plain dual coordinate descent (Hsieh et al. 2008).
+
+At the beginning of a clock every partition also adds its part of the primal and the dual objective
+at these very weights to a second table; so the duality gap is known to all in the next clock. A
+task that reaches the tolerance stands still for a clock, in which its gap is measured again.
+
+References
+----------
+C.-J. Hsieh et al., "A dual coordinate descent method for large-scale linear SVM", ICML 2008.
+C. Ma et al., "Adding vs. averaging in distributed primal-dual optimization", ICML 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dask_petuum.data import Partition
+from dask_petuum.runtime.context import Array, Context, View
+from dask_petuum.runtime.program import DataParallelProgram, Record, State
+from dask_petuum.store.spec import TableSpec
+
+from .kernels.svm import descend, measure
+from .kernels.svm_block import LANES, descend_block, measure_block
+from .softmax_program import encode
+from .svm_rows import Objective, Rows, given_weights, relative_gap
+
+__all__ = ["SvmDualProgram"]
+
+#: Passes in the first clock, and at least and at most in a later one.
+FIRST_PASSES, LEAST_PASSES, MOST_PASSES = 6, 2, 25
+#: Passes of a partition among several: more of them drift apart for nothing.
+SHARED_PASSES = 10
+
+
+class SvmDualProgram(DataParallelProgram):
+    """One clock is some passes over the rows for every task that is not done.
+
+    Parameters
+    ----------
+    objective
+        What is minimised.
+    n_features, n_partitions
+        Columns of the rows; parts they are in.
+    tol
+        Relative duality gap at which a task is done.
+    """
+
+    metrics = ("primal", "dual", "open", "visits")
+
+    def __init__(
+        self, objective: Objective, n_features: int, n_partitions: int, tol: float
+    ) -> None:
+        self.objective_ = objective
+        self.n_features = n_features
+        self.n_partitions = n_partitions
+        self.tol = tol
+        #: Tasks that are worked on together.
+        self.lanes = 1 if objective.n_tasks == 1 else LANES
+        self._opened: tuple[Context, list[View]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def tables(self) -> Sequence[TableSpec]:
+        """Specify the weights, a row a task, and the losses and dual values at them."""
+        n_tasks, d = self.objective_.n_tasks, self.n_features + 1
+        return [
+            TableSpec("weights", (n_tasks, d), "float64", dims=("task", "feature")),
+            TableSpec("sums", (n_tasks, 2), "float64", dims=("task", "column")),
+        ]
+
+    def start(self, ctx: Context, partition: Partition) -> State:
+        """All dual variables are 0, and so are the weights."""
+        objective, lanes = self.objective_, self.lanes
+        n_tasks, n_rows = objective.n_tasks, partition.n_rows
+        n_groups = -(-n_tasks // lanes)
+        codes = encode(partition.y, objective.classes)
+        costs = objective.costs(codes, given_weights(partition))
+        parts = np.zeros((n_tasks, 2))
+        for task in range(n_tasks):
+            own = codes == task
+            parts[task, 0] = costs[own, 1].sum() + costs[~own, 0].sum()
+        self._views(ctx)
+        return {
+            "codes": codes,
+            "costs": costs,
+            "squares": Rows(partition, objective.bias).squares(),
+            "alpha": np.zeros((n_groups, n_rows, lanes)),
+            "order": np.tile(np.arange(n_rows, dtype=np.int32), (n_groups, 1)),
+            "limits": np.tile([np.inf, -np.inf, 0.0, 0.0], (n_groups, lanes, 1)),
+            "seeds": ctx.seed(partition).generate_state(n_groups, np.uint64).reshape(-1, 1),
+            "parts": parts,  # loss, and dual without its square, as last measured
+            "sent": np.zeros((n_tasks, 2)),
+            "moved": np.zeros(n_tasks, dtype=np.int8),  # whether the last clock made passes
+            # per group: relative gap when it was last known, passes made since
+            "pace": np.tile([np.inf, 0.0], (n_groups, 1)),
+        }
+
+    def step(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
+        """Measure, and make passes for the tasks that are not done."""
+        view, other = self._views(ctx)
+        weights, alone = view.values, self.n_partitions == 1
+        rows = Rows(partition, self.objective_.bias)
+        self._measure(ctx, rows, state, weights)
+        square = 0.5 * np.einsum("ij,ij->i", weights, weights)
+        known = state["parts"] if alone else other.values
+        gaps = relative_gap(square + known[:, 0], known[:, 1] - square)
+        if not alone and ctx.clock_index == 1:
+            gaps[:] = np.inf
+        rests = gaps <= self.tol
+        # With several partitions the sums are those of the last clock's weights.
+        done = rests if alone else rests & (state["moved"] == 0)
+        visits = self._descend(ctx, rows, state, (weights, gaps, rests))
+        other.inc(state["parts"] - state["sent"])
+        state["sent"] = state["parts"].copy()
+        state["moved"] = (~rests).astype(np.int8)
+        first = float(partition.index == 0)
+        return {
+            "primal": float(state["parts"][:, 0].sum() + first * square.sum()),
+            "dual": float(state["parts"][:, 1].sum() - first * square.sum()),
+            "open": first * float((~done).sum()),
+            "visits": float(visits),
+        }
+
+    def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
+        """Show the objectives at the clock's beginning, all tasks together, and their gap."""
+        return {**totals, "gap": totals["primal"] - totals["dual"]}
+
+    def converged(self, history: Sequence[Record]) -> bool:
+        """Stop when all tasks are done."""
+        return history[-1]["open"] == 0
+
+    def finish(self, ctx: Context, partition: Partition, state: State) -> State:
+        """Give the weights, and this partition's part of the objectives at them."""
+        weights = np.array(self._views(ctx)[0].values)
+        self._measure(ctx, Rows(partition, self.objective_.bias), state, weights)
+        kept = weights if partition.index == 0 else weights[:0]
+        return {"weights": kept, "parts": state["parts"]}
+
+    def _passes(self, pace: Array, gap: float) -> int:
+        """Choose the passes of the next clock from the progress of the last; keep the gap."""
+        before, made = pace
+        if not np.isfinite(gap):
+            passes = SHARED_PASSES
+        elif not np.isfinite(before) or made == 0:
+            passes = FIRST_PASSES
+        else:
+            rate = np.log(before / gap) / made if gap < before else 0.0
+            wanted = np.log(gap / self.tol) / rate if rate > 0 and self.tol > 0 else np.inf
+            passes = int(np.clip(np.ceil(min(wanted, MOST_PASSES)), LEAST_PASSES, MOST_PASSES))
+        if self.n_partitions > 1:
+            passes = min(passes, SHARED_PASSES)
+        pace[:] = gap, passes
+        return passes
+
+    def _tasks(self, group: int) -> slice:
+        return slice(group * self.lanes, min((group + 1) * self.lanes, self.objective_.n_tasks))
+
+    def _measure(self, ctx: Context, rows: Rows, state: State, weights: Array) -> None:
+        """Measure the tasks that moved in the last clock: losses and dual values at weights."""
+        hinge, bias = self.objective_.hinge, rows.bias
+
+        def one(group: int) -> None:
+            tasks = self._tasks(group)
+            alpha, out = state["alpha"][group], np.empty((self.lanes, 2))
+            if self.lanes == 1:
+                signs = self.objective_.signs(state["codes"], 0)
+                costs = state["costs"][:, 0].copy()
+                measure(*rows.arrays, signs, costs, hinge, bias, alpha[:, 0], weights[0], out[0])
+            else:
+                measure_block(
+                    *rows.arrays,
+                    state["codes"],
+                    state["costs"],
+                    hinge,
+                    bias,
+                    tasks.start,
+                    alpha,
+                    _side_by_side(weights[tasks]),
+                    out,
+                )
+            state["parts"][tasks] = out[: tasks.stop - tasks.start]
+
+        groups = range(len(state["alpha"]))
+        ctx.map(one, [group for group in groups if state["moved"][self._tasks(group)].any()])
+
+    def _descend(
+        self, ctx: Context, rows: Rows, state: State, known: tuple[Array, Array, Array]
+    ) -> int:
+        """Make passes for the tasks that do not rest; ``known``: weights, gaps, who rests."""
+        weights, gaps, rests = known
+        change = np.zeros_like(weights)
+
+        def one(group: int) -> int:
+            tasks = self._tasks(group)
+            n_passes = self._passes(state["pace"][group], float(gaps[tasks].max()))
+            if self.lanes == 1:
+                local = weights.copy()
+                visits = self._one_task(rows, state, n_passes, local[0])
+            else:
+                lanes = _side_by_side(weights[tasks])
+                awake = np.zeros(self.lanes, dtype=np.uint8)
+                awake[: tasks.stop - tasks.start] = ~rests[tasks]
+                visits = self._many_tasks(rows, state, (group, n_passes), awake, lanes)
+                local = lanes.T[: tasks.stop - tasks.start]
+            change[tasks] = (local - weights[tasks]) / self.n_partitions
+            return visits
+
+        groups = range(len(state["alpha"]))
+        visits = ctx.map(one, [group for group in groups if not rests[self._tasks(group)].all()])
+        if visits:
+            self._views(ctx)[0].inc(change)
+        return sum(visits)
+
+    def _one_task(self, rows: Rows, state: State, n_passes: int, local: Array) -> int:
+        return descend(
+            *rows.arrays,
+            self.objective_.signs(state["codes"], 0),
+            state["costs"][:, 0].copy(),
+            state["squares"],
+            self.objective_.hinge,
+            (rows.bias, float(self.n_partitions)),
+            n_passes,
+            state["order"][0],
+            state["limits"][0, 0],
+            state["seeds"][0],
+            state["alpha"][0, :, 0],
+            local,
+        )
+
+    def _many_tasks(
+        self, rows: Rows, state: State, work: tuple[int, int], awake: Array, local: Array
+    ) -> int:
+        group, n_passes = work
+        return descend_block(
+            *rows.arrays,
+            state["codes"],
+            state["costs"],
+            state["squares"],
+            self.objective_.hinge,
+            (rows.bias, float(self.n_partitions)),
+            group * self.lanes,
+            awake,
+            n_passes,
+            state["order"][group],
+            state["limits"][group],
+            state["seeds"][group],
+            state["alpha"][group],
+            local,
+        )
+
+    def _views(self, ctx: Context) -> list[View]:
+        if self._opened is None or self._opened[0] is not ctx:
+            self._opened = (ctx, [ctx.table(name).view() for name in ("weights", "sums")])
+        return self._opened[1]
+
+
+def _side_by_side(weights: Array) -> NDArray[np.float64]:
+    """Weights of up to LANES tasks, (n_tasks, d), as the block kernels read them: (d, LANES)."""
+    out = np.zeros((weights.shape[1], LANES))
+    out[:, : len(weights)] = weights.T
+    return out

@@ -6,7 +6,6 @@ A block is in the bag or out of it; what is in flight is out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,11 +27,11 @@ class Bag(Protocol):
         """Take one block out, which is in."""
         ...
 
-    def put_back(self, blocks: Sequence[int]) -> None:
+    def put_back(self, blocks: IntArray) -> None:
         """Put blocks back that came to nothing, with the priorities they had."""
         ...
 
-    def put(self, blocks: Sequence[int], priorities: FloatArray) -> None:
+    def put(self, blocks: IntArray, priorities: FloatArray) -> None:
         """Put blocks in that were handed out, with their new priorities."""
         ...
 
@@ -77,23 +76,21 @@ class SampleBag:
         for tree in (self._new, self._weights, self._units):
             put_sum(tree, chosen, nothing)
 
-    def put_back(self, blocks: Sequence[int]) -> None:
+    def put_back(self, blocks: IntArray) -> None:
         """Put blocks back; those that nobody has done yet are still new."""
-        for block in blocks:
-            tree = self._new if self._is_new[block] else self._units
-            put_sum(tree, np.array([block]), np.ones(1))
-        chosen = np.asarray(blocks, dtype=np.int64)
-        priorities = self._priorities[chosen]
-        put_sum(self._weights, chosen, priorities)
+        are_new = self._is_new[blocks]
+        priorities = self._priorities[blocks]
+        put_sum(self._new, blocks[are_new], np.ones(blocks.size))
+        put_sum(self._units, blocks[~are_new], np.ones(blocks.size))
+        put_sum(self._weights, blocks, priorities)
         self._n_positive += int(np.count_nonzero(priorities))
 
-    def put(self, blocks: Sequence[int], priorities: FloatArray) -> None:
+    def put(self, blocks: IntArray, priorities: FloatArray) -> None:
         """Put blocks in that were handed out, with their new priorities."""
-        chosen = np.asarray(blocks, dtype=np.int64)
-        self._is_new[chosen] = False
-        self._priorities[chosen] = priorities
-        put_sum(self._weights, chosen, priorities)
-        put_sum(self._units, chosen, np.ones(chosen.size))
+        self._is_new[blocks] = False
+        self._priorities[blocks] = priorities
+        put_sum(self._weights, blocks, priorities)
+        put_sum(self._units, blocks, np.ones(blocks.size))
         self._n_positive += int(np.count_nonzero(priorities))
 
     def fill(self, free: IntArray, priorities: FloatArray) -> None:
@@ -127,14 +124,13 @@ class LargestBag:
         """Take one block out, which is in."""
         put_max(self._tree, np.array([block]), np.array([-1.0]))
 
-    def put_back(self, blocks: Sequence[int]) -> None:
+    def put_back(self, blocks: IntArray) -> None:
         """Put blocks back with the priorities they had."""
-        chosen = np.asarray(blocks, dtype=np.int64)
-        put_max(self._tree, chosen, self._priorities[chosen])
+        put_max(self._tree, blocks, self._priorities[blocks])
 
-    def put(self, blocks: Sequence[int], priorities: FloatArray) -> None:
+    def put(self, blocks: IntArray, priorities: FloatArray) -> None:
         """Put blocks in with their new priorities."""
-        self._priorities[list(blocks)] = priorities
+        self._priorities[blocks] = priorities
         self.put_back(blocks)
 
     def fill(self, free: IntArray, priorities: FloatArray) -> None:

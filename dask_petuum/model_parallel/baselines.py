@@ -9,7 +9,7 @@ the latest when all that is in flight now is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,16 +131,15 @@ class InRounds:
         self._at += 1
         return self._order[self._at - 1]
 
-    def finish(self, rank: int, blocks: Sequence[int], changes: FloatArray) -> None:
+    def finish(self, rank: int, blocks: IntArray, changes: FloatArray) -> None:
         """Count the blocks done in this pass."""
-        for block in blocks:
-            if self._unseen[block]:
-                self._unseen[block] = False
-                self._n_unseen -= 1
+        self._n_unseen -= int(np.count_nonzero(self._unseen[blocks]))
+        self._unseen[blocks] = False
 
-    def drop(self, rank: int, blocks: Sequence[int]) -> None:
+    def drop(self, rank: int, blocks: IntArray) -> None:
         """Let blocks come again: their visit came to nothing."""
-        self._waiting = [*blocks, *(block for block in self._waiting if block not in blocks)]
+        dropped = blocks.tolist()
+        self._waiting = [*dropped, *(block for block in self._waiting if block not in dropped)]
 
     def lose(self, rank: int) -> None:
         """Do nothing: every rank has all blocks."""

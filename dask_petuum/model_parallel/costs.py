@@ -7,11 +7,9 @@ happened to have look large. Costs keep the unit they were given in (nonzeros, t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from .picker import FloatArray
+from .picker import FloatArray, IntArray
 
 __all__ = ["Costs"]
 
@@ -31,7 +29,7 @@ class Costs:
         #: (n_ranks,) seconds per unit of cost; nan where nothing is known yet.
         self.slowness = np.full(n_ranks, np.nan)
 
-    def observe(self, rank: int, blocks: Sequence[int], seconds: float) -> None:
+    def observe(self, rank: int, blocks: IntArray, seconds: float) -> None:
         """Learn from a task; one of 0 seconds, or with blocks of no cost, says nothing.
 
         Parameters
@@ -39,8 +37,7 @@ class Costs:
         seconds
             How long the rank computed on all of the blocks.
         """
-        chosen = list(blocks)
-        expected = float(self.values[chosen].sum())
+        expected = float(self.values[blocks].sum())
         if seconds <= 0 or expected <= 0:
             return
         observed = seconds / expected
@@ -48,5 +45,5 @@ class Costs:
         if np.isnan(known):
             self.slowness[rank] = observed
             return
-        self.values[chosen] *= 1 + BLOCK_SHARE * (observed / known - 1)
+        self.values[blocks] *= 1 + BLOCK_SHARE * (observed / known - 1)
         self.slowness[rank] = known + RANK_SHARE * (observed - known)

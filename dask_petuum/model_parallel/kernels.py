@@ -101,7 +101,7 @@ def put_sum(tree: Array, blocks: Array, values: Array) -> None:
     ----------
     tree : (2 n,) float64, updated in place
     blocks : (k,) int64
-    values : (k,) float64, >= 0
+    values : (k or more,) float64, >= 0
     """
     for i in range(blocks.shape[0]):
         _put_sum(tree, (tree.shape[0] >> 1) + blocks[i], values[i])

@@ -126,6 +126,8 @@ class Machine:
         self._costs = Costs(_checked_costs(costs, n_blocks), n_ranks)
         self._interference = interference
         self._rho = policy.rho
+        #: Whether blocks conflict with others too, not only with themselves.
+        self.checks = interference is not None and policy.rho is not None
         self._tasks: dict[int, Task] = {}
         self._n_tasks = 0
         self._n_handed = np.zeros(n_blocks, dtype=np.int64)
@@ -149,13 +151,14 @@ class Machine:
         if not blocks:
             return None
         number = self._n_tasks
-        sources = tuple(int(self.places[block]) for block in blocks)
+        chosen = np.array(blocks)
+        sources = tuple(self.places[chosen].tolist())
         task = Task(number, rank, tuple(blocks), sources, int(self._n_handed[blocks[0]]))
         self._n_tasks += 1
         self._tasks[number] = task
-        self.busy[blocks] = 1
-        self._n_handed[blocks] += 1
-        self._handed_at[blocks] = self._n_tasks
+        self.busy[chosen] = 1
+        self._n_handed[chosen] += 1
+        self._handed_at[chosen] = self._n_tasks
         return task
 
     def done(self, task_number: int, changes: Sequence[float], seconds: float) -> None:
@@ -187,12 +190,12 @@ class Machine:
         if not 0 <= seconds < np.inf:
             raise ValueError(f"seconds must be finite and >= 0, got {seconds}")
         del self._tasks[task_number]
-        blocks = list(task.blocks)
+        blocks = np.array(task.blocks)
         self.busy[blocks] = 0
         self.places[blocks] = task.rank
         self.n_visits[blocks] += 1
         self._costs.observe(task.rank, blocks, seconds)
-        self._picker.finish(task.rank, task.blocks, moved)
+        self._picker.finish(task.rank, blocks, moved)
 
     def abandon(self, task_number: int) -> list[int]:
         """Give up a task that cannot be done, as its blocks never came; return its blocks.
@@ -206,11 +209,11 @@ class Machine:
         """
         task = self._task(task_number)
         del self._tasks[task_number]
-        blocks = list(task.blocks)
+        blocks = np.array(task.blocks)
         self.busy[blocks] = 0
         self.places[blocks] = -1
-        self._picker.drop(task.rank, task.blocks)
-        return blocks
+        self._picker.drop(task.rank, blocks)
+        return list(task.blocks)
 
     def lost(self, rank: int) -> list[int]:
         """Go on without a rank; return the blocks that are lost with it, in ascending order.

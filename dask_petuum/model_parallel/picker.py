@@ -21,6 +21,8 @@ FloatArray = npt.NDArray[np.float64]
 class View(Protocol):
     """What a picker may see of the machine, and never changes."""
 
+    #: Whether blocks conflict with others too, not only with themselves.
+    checks: bool
     #: (n_blocks,) 1 where the block is in flight.
     busy: npt.NDArray[np.uint8]
     #: (n_blocks,) the rank that holds the block, -1 where nobody does.
@@ -47,11 +49,11 @@ class Picker(Protocol):
         """Choose up to `width` blocks for a rank: they are in flight from now on."""
         ...
 
-    def finish(self, rank: int, blocks: Sequence[int], changes: FloatArray) -> None:
+    def finish(self, rank: int, blocks: IntArray, changes: FloatArray) -> None:
         """Hear that a rank is done with its blocks and how far each of them moved."""
         ...
 
-    def drop(self, rank: int, blocks: Sequence[int]) -> None:
+    def drop(self, rank: int, blocks: IntArray) -> None:
         """Hear that blocks in flight came to nothing: they are free, and were not visited."""
         ...
 

@@ -19,7 +19,6 @@ Costs play no part: ranks that time differently must choose the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ import numpy as np
 
 from .bags import Bag, LargestBag, SampleBag
 from .kernels import longest_waiting
-from .picker import FloatArray, View, checked_rho
+from .picker import FloatArray, IntArray, View, checked_rho
 
 __all__ = ["Priority"]
 
@@ -135,24 +134,25 @@ class ByPriority:
             if not taken:
                 break
             looked -= len(taken)
+            if not self._view.checks:
+                chosen += taken
+                continue
             for block in taken:
                 makes_way = reserved >= 0 and self._view.conflict(block, reserved)
                 fits = not makes_way and self._view.fits(block, chosen)
                 (chosen if fits else rejected).append(block)
         if rejected:
-            self._bag.put_back(rejected)
+            self._bag.put_back(np.array(rejected))
         self._handed_at[chosen] = self._n_decisions
         return chosen
 
-    def finish(self, rank: int, blocks: Sequence[int], changes: FloatArray) -> None:
+    def finish(self, rank: int, blocks: IntArray, changes: FloatArray) -> None:
         """Put blocks back with their new priorities."""
         self._bag.put(blocks, changes)
-        for block in blocks:
-            if self._unseen[block]:
-                self._unseen[block] = False
-                self._n_unseen -= 1
+        self._n_unseen -= int(np.count_nonzero(self._unseen[blocks]))
+        self._unseen[blocks] = False
 
-    def drop(self, rank: int, blocks: Sequence[int]) -> None:
+    def drop(self, rank: int, blocks: IntArray) -> None:
         """Put blocks back with the priorities they had."""
         self._bag.put_back(blocks)
 

@@ -17,14 +17,13 @@ ranks; the free order is that of NOMAD (Yun et al., VLDB 2014) with a bound on w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from .kernels import best_to_visit
-from .picker import FloatArray, View
+from .picker import FloatArray, IntArray, View
 
 __all__ = ["Cell", "Rotation", "block_at", "first_block", "holder", "home", "next_holder", "plan"]
 
@@ -196,13 +195,13 @@ class VisitsOfAPass:
         #: How many ranks have to visit the block yet in this pass, those that have it now included.
         self._left = np.full(n_blocks, n_ranks, dtype=np.int64)
 
-    def finish(self, rank: int, blocks: Sequence[int], changes: FloatArray) -> None:
+    def finish(self, rank: int, blocks: IntArray, changes: FloatArray) -> None:
         """Count the visits that are done."""
-        self._left[list(blocks)] -= 1
+        self._left[blocks] -= 1
 
-    def drop(self, rank: int, blocks: Sequence[int]) -> None:
+    def drop(self, rank: int, blocks: IntArray) -> None:
         """Take back visits that came to nothing."""
-        self._visited[rank, list(blocks)] = 0
+        self._visited[rank, blocks] = 0
 
     def lose(self, rank: int) -> None:
         """Expect no more visits of a rank; its tasks have been dropped before."""
@@ -252,12 +251,12 @@ class FixedOrder(VisitsOfAPass):
             turn = next_holder(turn, self._n_ranks)
         return True
 
-    def drop(self, rank: int, blocks: Sequence[int]) -> None:
+    def drop(self, rank: int, blocks: IntArray) -> None:
         """Go back to the step of a visit that came to nothing."""
         super().drop(rank, blocks)
         start = first_block(rank, self._n_blocks, self._n_ranks)
-        steps = [(block - start) % self._n_blocks for block in blocks]
-        self._next_step[rank] = min(self._next_step[rank], *steps)
+        steps = (blocks - start) % self._n_blocks
+        self._next_step[rank] = min(self._next_step[rank], int(steps.min()))
 
     def end_pass(self) -> None:
         """Go back to step 0."""

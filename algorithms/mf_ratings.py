@@ -1,0 +1,220 @@
+"""Ratings in any accepted form, turned into a CSR matrix of users by items.
+
+Three columns (user, item, rating) get numbers for their ids; a sparse matrix has them already. A
+rating that is stored counts, also where it is 0. A pair that comes twice is refused: the sum that
+scipy would make of it is no rating.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from dask_petuum.data.kinds import dask_backed, is_dask_frame, is_pandas_frame
+
+__all__ = [
+    "Columns",
+    "Ratings",
+    "check_piece",
+    "columns_of",
+    "number_ids",
+    "open_ratings",
+    "places",
+]
+
+_INT32_MAX = int(np.iinfo(np.int32).max)
+
+
+class Columns(NamedTuple):
+    """Ratings as three columns in memory; ``ratings`` is None for pairs to predict."""
+
+    users: NDArray[Any]
+    items: NDArray[Any]
+    ratings: NDArray[Any] | None
+
+
+class Ratings(NamedTuple):
+    """Ratings with numbered ids."""
+
+    #: (n_users, n_items) csr_array, or a Dask array of such, rows in the order of ``users``.
+    matrix: Any
+    #: (n_users,) and (n_items,) ids in the order of rows and columns, None: the numbers themselves.
+    users: NDArray[Any] | None
+    items: NDArray[Any] | None
+
+
+def open_ratings(X: Any, *, lazy: bool = False) -> Ratings:
+    """Look at ratings of any accepted kind.
+
+    Parameters
+    ----------
+    X
+        scipy.sparse (n_users, n_items); a Dask array of scipy.sparse chunks; or three columns:
+        an array (n_ratings, 3), a tuple of three, a pandas or a Dask DataFrame.
+    lazy
+        Whether a Dask DataFrame is to stay on the cluster; else it is computed here.
+
+    Raises
+    ------
+    ValueError
+        No ratings, values that are not finite, pairs that come twice, another number of columns.
+    TypeError
+        Another kind of thing.
+    """
+    if sp.issparse(X):
+        return Ratings(_checked_matrix(X), None, None)
+    collection = dask_backed(X)
+    if collection is not None and not is_dask_frame(collection):
+        return Ratings(collection, None, None)
+    if collection is not None and lazy:
+        from .mf_shuffle import shuffle_ratings
+
+        return shuffle_ratings(_three(collection))
+    columns = columns_of(X if collection is None else collection.compute(), 3)
+    users, user_numbers = number_ids(columns.users, "user")
+    items, item_numbers = number_ids(columns.items, "item")
+    assert columns.ratings is not None
+    matrix = matrix_of(user_numbers, item_numbers, columns.ratings, (len(users), len(items)))
+    return Ratings(matrix, users, items)
+
+
+def matrix_of(
+    users: NDArray[np.integer], items: NDArray[np.integer], ratings: NDArray[Any], shape: Any
+) -> sp.csr_array[Any]:
+    """Build the matrix of numbered ratings; refuse pairs that come twice."""
+    kind = np.int32 if max(*shape, len(ratings)) <= _INT32_MAX else np.int64
+    triplets = sp.coo_array(
+        (ratings, (users.astype(kind, copy=False), items.astype(kind, copy=False))), shape=shape
+    )
+    return _checked_matrix(triplets)
+
+
+def columns_of(X: Any, n_columns: int) -> Columns:
+    """Take two or three columns from a frame, an array or a tuple of columns in memory.
+
+    ``n_columns`` 2: pairs; further columns of a frame or array are left alone.
+    """
+    if is_pandas_frame(X):
+        frame = _three(X) if n_columns == 3 else X
+        parts = [frame.iloc[:, k].to_numpy() for k in range(min(n_columns, frame.shape[1]))]
+    elif isinstance(X, tuple):
+        parts = [np.asarray(part) for part in X]
+    else:
+        values = np.asarray(X)
+        if values.ndim != 2:
+            raise ValueError(_expected(f"an array of shape {values.shape}", n_columns))
+        parts = list(values.T)
+    if len(parts) < n_columns or (n_columns == 3 and len(parts) > 3):
+        raise ValueError(_expected(f"{len(parts)} columns", n_columns))
+    parts = parts[:n_columns]
+    if any(part.ndim != 1 or len(part) != len(parts[0]) for part in parts):
+        shapes = [part.shape for part in parts]
+        raise ValueError(_expected(f"columns of shapes {shapes}", n_columns))
+    ratings = _checked_ratings(parts[2]) if n_columns == 3 else None
+    return Columns(parts[0], parts[1], ratings)
+
+
+def number_ids(ids: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Number ids: the ids in order (of their values, else of their coming), and each one's number.
+
+    Raises
+    ------
+    ValueError
+        For a missing id.
+    TypeError
+        For an id that cannot be hashed.
+    """
+    if ids.dtype == object:
+        return _number_objects(ids, what)
+    if ids.dtype.kind == "f":
+        if not np.isfinite(ids).all():
+            raise ValueError(f"X has a {what} id that is missing or not finite")
+        whole = ids.astype(np.int64)
+        if (whole == ids).all():
+            ids = whole  # an array of three columns has one type
+    found, numbers = np.unique(ids, return_inverse=True)
+    return found, numbers
+
+
+def _number_objects(ids: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    numbers: dict[Any, int] = {}
+    try:
+        out = np.fromiter((numbers.setdefault(i, len(numbers)) for i in ids), np.int64, len(ids))
+    except TypeError as error:
+        raise TypeError(f"every {what} id must be hashable: {error}") from None
+    missing = [key for key in numbers if key is None or key != key]
+    if missing:
+        raise ValueError(f"X has a {what} id that is missing: {missing[0]!r}")
+    found = np.empty(len(numbers), object)
+    found[:] = list(numbers)
+    return found, out
+
+
+def places(ids: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int64]:
+    """Number of each id among the known ones, -1 where it is not."""
+    if known.dtype == object or np.asarray(ids).dtype == object:
+        table = {key: place for place, key in enumerate(known.tolist())}
+        return np.fromiter((table.get(i, -1) for i in np.asarray(ids).tolist()), np.int64, len(ids))
+    if known.dtype.kind in "US" or np.asarray(ids).dtype.kind in "US":
+        ids = np.asarray(ids).astype(known.dtype.kind)
+    place = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
+    return np.where(known[place] == ids, place, -1) if len(known) else np.full(len(ids), -1)
+
+
+def check_piece(X: Any, y: Any, sample_weight: Any) -> None:
+    """Refuse a piece of a lazy matrix that is dense or has values that are not finite."""
+    if not sp.issparse(X):
+        raise TypeError(
+            "X is a dense matrix of ratings; use scipy.sparse (only stored entries are ratings) "
+            "or three columns: user, item, rating"
+        )
+    _checked_ratings(X.data)
+
+
+def _checked_matrix(X: Any) -> sp.csr_array[Any]:
+    """Return a matrix as CSR with float32 values; refuse what is not a rating."""
+    if X.ndim != 2 or 0 in X.shape:
+        raise ValueError(f"X must be 2-d with a user and an item at least, got shape {X.shape}")
+    if X.dtype.kind not in "iufb":
+        raise ValueError(f"the ratings must be real numbers, got {X.dtype}")
+    n_given = len(X.data) if X.format in ("csr", "csc", "coo") else X.nnz
+    csr = sp.csr_array(X)
+    if not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+    if csr.nnz != n_given:
+        raise ValueError(
+            f"X has {n_given - csr.nnz} ratings of a pair of user and item that has one already; "
+            "keep one rating of each pair"
+        )
+    values = _checked_ratings(csr.data)
+    return sp.csr_array((values, csr.indices, csr.indptr), shape=csr.shape)
+
+
+def _checked_ratings(values: NDArray[Any]) -> NDArray[np.float32]:
+    try:
+        ratings = np.asarray(values).astype(np.float32, copy=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the ratings must be real numbers: {error}") from None
+    if not np.isfinite(ratings).all():
+        bad = np.flatnonzero(~np.isfinite(ratings))[0]
+        raise ValueError(f"the ratings must be finite, got {values[bad]} (entry {bad})")
+    return ratings
+
+
+def _three(frame: Any) -> Any:
+    """Return a frame that has the columns user, item, rating by place."""
+    if len(frame.columns) != 3:
+        raise ValueError(_expected(f"columns {list(frame.columns)}", 3))
+    return frame
+
+
+def _expected(got: str, n_columns: int) -> str:
+    names = "user, item, rating" if n_columns == 3 else "user, item"
+    return (
+        f"X must be a scipy.sparse matrix, or {n_columns} columns: {names} "
+        f"(array, tuple of columns or DataFrame); got {got}"
+    )

@@ -1,0 +1,5 @@
+"""stub for now"""
+
+
+def fit_ranks(*a):
+    raise NotImplementedError

@@ -4,8 +4,9 @@
           + \\alpha \\left(\\sum_u n_u |p_u|^2 + \\sum_i n_i |q_i|^2\\right)
           + \\beta \\left(\\sum_u n_u b_u^2 + \\sum_i n_i c_i^2\\right)
 
-with ``n`` the number of a row's ratings, or 1 (``weighted=False``). The solvers are in ``mf_ccd`` and
-``mf_sgd``. Not here: implicit feedback (all entries, with weights), features of users and items.
+with ``n`` the number of a row's ratings, or 1 (``weighted=False``). The solvers are in
+``mf_ccd`` and ``mf_sgd``. Not here: implicit feedback (all entries, with weights), and features
+of users and items.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .inputs import check_number
 from .mf_extend import extend_model
 from .mf_fit import run_fit
 from .mf_model import Model, best, predict_pairs
-from .mf_ratings import check_piece, columns_of, open_ratings, places
+from .mf_ratings import Columns, check_piece, columns_of, open_ratings, places
 
 __all__ = ["MatrixFactorization"]
 
@@ -63,8 +64,6 @@ class MatrixFactorization(PetuumEstimator):
         Whether progress is that of held-out ratings, not of those trained on.
     validation_fraction
         Share of the ratings to hold out for ``early_stopping``.
-    warm_up
-        Of "ccd": passes at the start with a raised penalty, twice as high for each that is left.
     learning_rate
         Of "sgd": step size of a row that has not moved yet, for ratings of unit variance.
     keep_seen
@@ -125,7 +124,7 @@ class MatrixFactorization(PetuumEstimator):
         self,
         n_components: int = 40,
         *,
-        alpha: float = 0.05,
+        alpha: float = 0.1,
         alpha_bias: float | None = None,
         weighted: bool = True,
         fit_biases: bool = True,
@@ -135,7 +134,6 @@ class MatrixFactorization(PetuumEstimator):
         n_iter_no_change: int = 2,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
-        warm_up: int = 4,
         learning_rate: float = 0.3,
         keep_seen: bool = True,
         random_state: Any = None,
@@ -154,7 +152,6 @@ class MatrixFactorization(PetuumEstimator):
         self.n_iter_no_change = n_iter_no_change
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
-        self.warm_up = warm_up
         self.learning_rate = learning_rate
         self.keep_seen = keep_seen
         self.random_state = random_state
@@ -230,7 +227,8 @@ class MatrixFactorization(PetuumEstimator):
         check_is_fitted(self, "user_factors_")
         model = self._model()
         if sp.issparse(X):
-            csr = sp.csr_array(X)
+            given: Any = X
+            csr = sp.csr_array(given)
             rows = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
             values = predict_pairs(model, (rows, csr.indices))
             return sp.csr_array((values, csr.indices, csr.indptr), shape=csr.shape)
@@ -249,15 +247,17 @@ class MatrixFactorization(PetuumEstimator):
         )
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the root mean squared error of ratings (as in ``fit``); reads lazy X here."""
+        """Return minus the root mean squared error of ratings as in ``fit``; computes a lazy X."""
         check_is_fitted(self, "user_factors_")
-        if sp.issparse(X):
-            given = sp.coo_array(X)
-            users, items, ratings = given.row, given.col, given.data
+        collection = dask_backed(X)
+        given: Any = X if collection is None else collection.compute()
+        if sp.issparse(given):
+            given = sp.coo_array(given)
+            columns = Columns(given.row, given.col, given.data)
         else:
-            collection = dask_backed(X)
-            users, items, ratings = columns_of(X if collection is None else collection.compute(), 3)
-        error = predict_pairs(self._model(), (users, items)).astype(np.float64) - ratings
+            columns = columns_of(given, 3)
+        ratings = np.asarray(columns.ratings, dtype=np.float64)
+        error = predict_pairs(self._model(), (columns.users, columns.items)) - ratings
         return -float(np.sqrt(np.mean(error**2)))
 
     def recommend(
@@ -343,7 +343,6 @@ class MatrixFactorization(PetuumEstimator):
         check_number("max_iter", self.max_iter, Integral, 1)
         check_number("tol", self.tol, Real, 0)
         check_number("n_iter_no_change", self.n_iter_no_change, Integral, 1)
-        check_number("warm_up", self.warm_up, Integral, 0)
         check_number("learning_rate", self.learning_rate, Real, 0, strict=True)
         check_number("validation_fraction", self.validation_fraction, Real, 0, strict=True)
         if not self.validation_fraction < 1:

@@ -1,6 +1,6 @@
 """Matrix factorisation by cyclic descent, eight factors at a time (CCD++ in blocks).
 
-CCD++ (Yu et al. 2012) takes one factor after the other: given the residuals ``r``, it solves for that
+CCD++ (Yu et al. 2012) takes one factor after the other: given the residuals, it solves for that
 factor of every user, then of every item. Here a block of 8 factors is taken instead: each row
 solves 8 normal equations, exactly. A pass over the ratings then serves 8 factors, and the ratings'
 rows are 8 floats, one vector, instead of one that is gathered. The objective never rises.
@@ -23,7 +23,6 @@ matrix factorization for recommender systems", ICDM 2012.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +40,7 @@ from .kernels.mf_rows import pad_columns, pad_rows, sum_squares
 from .mf_problem import Problem, Split, split_ratings
 from .mf_stop import Stop
 
-__all__ = ["CcdProgram", "Plan", "Step", "padded_rows"]
+__all__ = ["CcdProgram", "Plan", "padded_rows"]
 
 #: Entries of a piece of work for one thread: about 0.3 ms.
 CHUNK_ENTRIES = 1 << 16
@@ -56,57 +55,27 @@ Floats = NDArray[np.float32]
 Rows = tuple[NDArray[np.int64], NDArray[np.int32], Floats]
 
 
-class Step(NamedTuple):
-    """What a clock does, where a clock is a block's."""
+class Plan(NamedTuple):
+    """The order of the steps."""
 
-    n_pass: int
-    #: Block to solve; None: only measure, at the end of a pass.
-    block: int | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The order of the steps.
-
-    Attributes
-    ----------
-    n_blocks
-        Blocks of 8 lanes.
-    warm_up
-        Passes with a raised penalty: twice as high for each that is left.
-    """
-
+    #: Blocks of 8 lanes.
     n_blocks: int
-    warm_up: int
-
-    def rounds(self, n_pass: int) -> int:
-        """Rounds over a block in a pass."""
-        return FIRST_ROUNDS if n_pass == 0 else 1
 
     def blocks(self, n_pass: int) -> list[int]:
         """Blocks of a pass, in order."""
-        return [b for b in range(self.n_blocks) for _ in range(self.rounds(n_pass))]
-
-    def raised(self, n_pass: int) -> float:
-        """Factor of the penalties in a pass."""
-        return float(2.0 ** max(0, self.warm_up - n_pass))
-
-    def at(self, step: int) -> Step:
-        """What clock number ``step`` does."""
-        n_pass = 0
-        while step >= len(self.blocks(n_pass)) + 1:
-            if n_pass:
-                n_pass += step // (self.n_blocks + 1)
-                step %= self.n_blocks + 1
-                break
-            step -= len(self.blocks(0)) + 1
-            n_pass = 1
-        blocks = self.blocks(n_pass)
-        return Step(n_pass, blocks[step] if step < len(blocks) else None)
+        return [b for b in range(self.n_blocks) for _ in range(1 if n_pass else FIRST_ROUNDS)]
 
     def n_steps(self, n_passes: int) -> int:
-        """Clocks of so many passes, where a clock is a block's."""
-        return sum(len(self.blocks(min(n, 1))) + 1 for n in range(n_passes))
+        """Clocks of so many passes, where a clock is a block's and one more ends a pass."""
+        return n_passes * (self.n_blocks + 1) + (FIRST_ROUNDS - 1) * self.n_blocks
+
+    def block(self, step: int) -> int | None:
+        """Block of such a clock; None: only measure, at the end of a pass."""
+        n_first = FIRST_ROUNDS * self.n_blocks
+        if step < n_first:
+            return step // FIRST_ROUNDS
+        place = (step - n_first) % (self.n_blocks + 1)
+        return place - 1 if place else None
 
 
 def padded_rows(counts: NDArray[Any], n_others: int) -> Rows:
@@ -193,17 +162,17 @@ class CcdProgram(DataParallelProgram):
         """Do a pass, or with several partitions a block of one."""
         clock = ctx.clock_index - 1
         if self.is_alone:
-            for block in self.plan.blocks(clock):
-                self._solve_users(ctx, state, block, clock)
-                self._solve_items(ctx, state, block, clock)
+            for each in self.plan.blocks(clock):
+                self._solve_users(ctx, state, each)
+                self._solve_items(ctx, state, each)
             return self._measure(ctx, state)
         if state["last"][1]:
-            self._receive(ctx, state, self.plan.at(clock - 1).n_pass)
-        step = self.plan.at(clock)
-        if step.block is None:
+            self._receive(ctx, state)
+        block = self.plan.block(clock)
+        if block is None:
             return self._measure(ctx, state)
-        squares = self._solve_users(ctx, state, step.block, step.n_pass)
-        self._send(ctx, state, step.block)
+        squares = self._solve_users(ctx, state, block)
+        self._send(ctx, state, block)
         return {"squares": squares, "held": 0.0, "ended": 0.0}
 
     def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
@@ -212,12 +181,12 @@ class CcdProgram(DataParallelProgram):
 
     def converged(self, history: Sequence[Record]) -> bool:
         """Ask the stop rule at the end of each pass."""
-        return self.stop.reached(history, n_first=self.plan.warm_up + 1)
+        return self.stop.reached(history, n_first=1)
 
     def finish(self, ctx: Context, partition: Partition, state: State) -> State:
         """Give the rows of the partition's users; the first one also those of the items."""
         if not self.is_alone and state["last"][1]:
-            self._receive(ctx, state, self.plan.at(ctx.clock_index - 2).n_pass)
+            self._receive(ctx, state)
         items = _rows_of(state["items"])
         return {
             "users": _rows_of(state["users"]),
@@ -228,7 +197,7 @@ class CcdProgram(DataParallelProgram):
         """Return the rows of all items from a result."""
         return np.asarray(result.outputs[0]["items"])
 
-    def _solve_users(self, ctx: Context, state: State, block: int, n_pass: int) -> float:
+    def _solve_users(self, ctx: Context, state: State, block: int) -> float:
         pack, last = state["item_pack"], int(state["last"][0])
         pack[:-1, :LANES] = state["item_change"]
         pack[:-1, LANES:] = state["items"][block]
@@ -238,7 +207,7 @@ class CcdProgram(DataParallelProgram):
         # old values are needed while the new ones are written.
         before = values.copy() if last == block else state["users"][last]
         rows = _rows(state, "user")
-        rest = (state["user_counts"], *self._settings(0, block, n_pass), values, change)
+        rest = (state["user_counts"], *self._settings(0, block), values, change)
         squares = sum(
             ctx.map(lambda cut: update_rows(rows, *cut, before, pack, *rest), _chunks(rows[0]))
         )
@@ -246,10 +215,10 @@ class CcdProgram(DataParallelProgram):
         state["user_pack"][:-1, LANES:] = values
         return float(squares)
 
-    def _solve_items(self, ctx: Context, state: State, block: int, n_pass: int) -> None:
+    def _solve_items(self, ctx: Context, state: State, block: int) -> None:
         values, change = state["items"][block], state["item_change"]
         before, rows = values.copy(), _rows(state, "item")
-        rest = (state["item_counts"], *self._settings(1, block, n_pass), values, change)
+        rest = (state["item_counts"], *self._settings(1, block), values, change)
         pack = state["user_pack"]
         ctx.map(lambda cut: update_rows(rows, *cut, before, pack, *rest), _chunks(rows[0]))
         state["last"][0] = block
@@ -271,12 +240,12 @@ class CcdProgram(DataParallelProgram):
         state["sent"] = packed
         state["last"][:] = block, 1
 
-    def _receive(self, ctx: Context, state: State, n_pass: int) -> None:
+    def _receive(self, ctx: Context, state: State) -> None:
         """Solve the items from the sums of all partitions."""
         block = int(state["last"][0])
         packed = self._sums(ctx).values
         values, change, rows = state["items"][block], state["item_change"], _rows(state, "item")
-        rest = (state["item_counts"], *self._settings(1, block, n_pass), values, change)
+        rest = (state["item_counts"], *self._settings(1, block), values, change)
         pack = state["user_pack"]
 
         def work(cut: tuple[int, int]) -> None:
@@ -308,11 +277,11 @@ class CcdProgram(DataParallelProgram):
             held = float(error @ error)
         return {"squares": float(sum(squares)), "held": held, "ended": 1.0}
 
-    def _settings(self, side: int, block: int, n_pass: int) -> tuple[Floats, Floats]:
+    def _settings(self, side: int, block: int) -> tuple[Floats, Floats]:
         """Penalties and free lanes of a block."""
         cut = slice(block * LANES, (block + 1) * LANES)
         free, penalty = self.problem.lanes()[2 * side : 2 * side + 2, cut]
-        return penalty * np.float32(self.plan.raised(n_pass)), np.ascontiguousarray(free)
+        return np.ascontiguousarray(penalty), np.ascontiguousarray(free)
 
     def _sums(self, ctx: Context) -> View:
         if self._view is None or self._view[0] is not ctx:
@@ -333,8 +302,10 @@ def _ratings_state(split: Split, n_users: int, n_items: int) -> State:
         "held_ratings": split.held_ratings,
     }
     for side, rows in (("user", by_user), ("item", by_item)):
-        for name, values in zip(("starts", "index", "residual"), rows, strict=True):
-            state[f"{side}_{name}"] = values
+        starts, index, residual = rows
+        state[f"{side}_starts"] = starts
+        state[f"{side}_index"] = index
+        state[f"{side}_residual"] = residual
     return state
 
 

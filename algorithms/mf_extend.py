@@ -13,6 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from dask_petuum.data.kinds import dask_backed
+
 from .kernels.mf_ccd import update_rows
 from .kernels.mf_lanes import LANES
 from .kernels.mf_rows import pad_rows, sum_squares
@@ -50,11 +52,12 @@ class _Work(NamedTuple):
 
 
 def extend_model(estimator: MatrixFactorization, X: Any) -> None:
-    """Learn the users and items of ``X`` that an estimator does not know, and set its attributes."""
+    """Learn the users and items that an estimator does not know, and set its attributes."""
     given = open_ratings(X)
-    if not sp.issparse(given.matrix):
+    matrix: Any = given.matrix
+    if dask_backed(matrix) is not None:
         raise TypeError("partial_fit works in this process: pass X.compute(), or the new ratings")
-    coo = sp.coo_array(given.matrix)
+    coo = sp.coo_array(matrix)
     numbers, ids = [], []
     for known, new, at, size in (
         (estimator.users_, given.users, coo.row, coo.shape[0]),

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from dask_petuum.data import Partition
 from dask_petuum.runtime.job import Job, RunResult
 
+from .kernels.mf_lanes import LANES
 from .mf_ccd import CcdProgram, Plan
 from .mf_problem import Penalty, Problem, pose
+from .mf_sgd import SgdProgram
 from .mf_stop import Stop, passes_of
 
 if TYPE_CHECKING:
     from .matrix_factorization import MatrixFactorization
-    from .mf_sgd import SgdProgram
 
 __all__ = ["penalty_of", "run_fit"]
 
@@ -42,12 +43,10 @@ def run_fit(estimator: MatrixFactorization, job: Job) -> None:
     n_parts = len(job.sizes)
     program: Any
     if estimator.solver == "ccd":
-        plan = Plan(problem.width // 8, int(estimator.warm_up))
+        plan = Plan(problem.width // LANES)
         program = CcdProgram(problem, plan, n_parts, stop)
         max_clocks = program.n_clocks(int(estimator.max_iter))
     else:
-        from .mf_sgd import SgdProgram
-
         program = SgdProgram(problem, float(estimator.learning_rate), n_parts, stop)
         max_clocks = int(estimator.max_iter)
     seen = job.map(_rated) if estimator.keep_seen else None

@@ -30,7 +30,7 @@ class Model(NamedTuple):
 
 
 def predict_pairs(model: Model, pairs: tuple[NDArray[Any], NDArray[Any]]) -> Floats:
-    """Predict the ratings of pairs of ids; of unknown ids, what is known of the other side counts."""
+    """Predict the ratings of pairs of ids; of unknown ids, what the other side tells counts."""
     users, items = places(pairs[0], model.users), places(pairs[1], model.items)
     out = np.full(len(users), model.mean, np.float32)
     for low in range(0, len(users), CHUNK_PAIRS):

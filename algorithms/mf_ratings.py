@@ -155,23 +155,32 @@ def _number_objects(ids: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray
 
 def places(ids: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int64]:
     """Number of each id among the known ones, -1 where it is not."""
-    if known.dtype == object or np.asarray(ids).dtype == object:
+    ids = np.asarray(ids)
+    if known.dtype == object or ids.dtype == object:
         table = {key: place for place, key in enumerate(known.tolist())}
-        return np.fromiter((table.get(i, -1) for i in np.asarray(ids).tolist()), np.int64, len(ids))
-    if known.dtype.kind in "US" or np.asarray(ids).dtype.kind in "US":
-        ids = np.asarray(ids).astype(known.dtype.kind)
-    place = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
-    return np.where(known[place] == ids, place, -1) if len(known) else np.full(len(ids), -1)
+        return np.fromiter((table.get(i, -1) for i in ids.tolist()), np.int64, len(ids))
+    if not len(known) or _family(known) != _family(ids):
+        return np.full(len(ids), -1)
+    order = np.argsort(known, kind="stable")  # ids that came later stand behind
+    place = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]
+    return np.where(known[place] == ids, place, -1)
+
+
+def _family(ids: NDArray[Any]) -> str:
+    """Kinds of ids that can be compared."""
+    kind = ids.dtype.kind
+    return "number" if kind in "biuf" else kind
 
 
 def check_piece(X: Any, y: Any, sample_weight: Any) -> None:
     """Refuse a piece of a lazy matrix that is dense or has values that are not finite."""
+    given: Any = X
     if not sp.issparse(X):
         raise TypeError(
             "X is a dense matrix of ratings; use scipy.sparse (only stored entries are ratings) "
             "or three columns: user, item, rating"
         )
-    _checked_ratings(X.data)
+    _checked_ratings(given.data)
 
 
 def _checked_matrix(X: Any) -> sp.csr_array[Any]:

@@ -1,9 +1,9 @@
-"""Matrix factorisation by stochastic gradient descent, with item blocks that rotate past the users.
+"""Matrix factorisation by stochastic gradient descent, with blocks of items that rotate.
 
-Users stay in their partition; the items' factors are cut into blocks that move. A (partition, block)
-cell is visited by one rank at a time, and inside it the ratings are cut again, users and the block's
-items into ``n_groups`` groups each: the cells of a diagonal share neither a user nor an item,
-so that threads need no lock, and the result does not depend on their number (DSGD,
+Users stay in their partition; the items' factors are cut into blocks that move. A cell (partition,
+block) is visited by one rank at a time, and inside it the ratings are cut again, users and the
+block's items into ``n_groups`` groups each: the cells of a diagonal share neither a user nor an
+item, so that threads need no lock, and the result does not depend on their number (DSGD,
 Gemulla et al. 2011; FPSGD, Zhuang et al. 2013; a pass is that of NOMAD, Yun et al. 2014).
 
 Users and items are dealt to groups by falling number of ratings, to and fro, so that groups weigh
@@ -20,18 +20,15 @@ shared memory systems", RecSys 2013.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dask_petuum.data import Partition
-from dask_petuum.model_parallel.program import (
-    Batch,
-    BlockSpec,
-    ModelParallelProgram,
-)
 from dask_petuum.model_parallel.rotation import Rotation
+from dask_petuum.runtime.block_program import Batch, BlockSpec, ModelParallelProgram
 from dask_petuum.runtime.context import Context
 from dask_petuum.runtime.job import RunResult
 from dask_petuum.runtime.program import Record, State
@@ -97,13 +94,13 @@ class SgdProgram(ModelParallelProgram):
         self.rate = rate
         self.stop = stop
         #: Two blocks a partition, so that one can travel while another is worked on.
-        self.n_blocks = min(problem.n_items, 1 if n_parts == 1 else 2 * n_parts)
+        self.n_blocks = 1 if n_parts == 1 else max(n_parts, min(problem.n_items, 2 * n_parts))
         per_cell = problem.n_ratings // (n_parts * self.n_blocks)
         self.n_groups = n_groups_for(per_cell)
         cell = deal(problem.item_counts, self.n_blocks * self.n_groups)
         order = np.argsort(cell, kind="stable")
         bounds = np.searchsorted(cell[order], np.arange(self.n_blocks + 1) * self.n_groups)
-        members = [order[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+        members = [order[low:high] for low, high in pairwise(bounds)]
         place = np.empty(problem.n_items, np.int64)
         for items in members:
             place[items] = np.arange(len(items))
@@ -157,10 +154,8 @@ class SgdProgram(ModelParallelProgram):
         for block, values in zip(batch.blocks, batch.values, strict=True):
             self._visit(ctx, state, int(block), values)
 
-    def sync(
-        self, ctx: Context, partition: Partition, state: State, batch: Batch
-    ) -> Mapping[str, float]:
-        """Give the squared errors of the ratings just visited."""
+    def measure(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
+        """Give the squared errors of a pass."""
         squares, held = state["sums"].tolist()
         state["sums"][:] = 0
         return {"squares": squares, "held": held}

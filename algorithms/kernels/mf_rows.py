@@ -13,6 +13,9 @@ from dask_petuum.jit import kernel
 
 __all__ = ["count_cells", "deal_cells", "pad_columns", "pad_rows", "shuffle_cell", "sum_squares"]
 
+#: Prime modulus of the shuffle's random numbers: products stay within 64 bits.
+MODULUS = 2147483647
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.integer]
 Csr = tuple[Floats, Ints, Ints]
@@ -131,22 +134,16 @@ def deal_cells(
 def shuffle_cell(
     entries: tuple[NDArray[np.int32], NDArray[np.int32], Floats], low: int, high: int, seed: int
 ) -> None:
-    """Shuffle entries low..high in place (Fisher and Yates; numbers from SplitMix64)."""
-    state = np.uint64(seed)
+    """Shuffle entries low..high in place (Fisher and Yates; numbers of Park and Miller 1988)."""
+    users, items, ratings = entries
+    state = seed % (MODULUS - 1) + 1
     for e in range(high - 1, low, -1):
-        state += np.uint64(0x9E3779B97F4A7C15)
-        value = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        value = value ^ (value >> np.uint64(31))
-        # The upper 32 bits as a fraction: the bias is below 2^-32 times the cell's size.
-        other = low + np.int64(((value >> np.uint64(32)) * np.uint64(e - low + 1)) >> np.uint64(32))
-        for k in range(2):
-            held = entries[k][e]
-            entries[k][e] = entries[k][other]
-            entries[k][other] = held
-        rating = entries[2][e]
-        entries[2][e] = entries[2][other]
-        entries[2][other] = rating
+        state = state * 48271 % MODULUS
+        # The bias is below 2^-31 times the cell's size; the product below 2^62.
+        other = low + state * (e - low + 1) // MODULUS
+        user, item, rating = users[e], items[e], ratings[e]
+        users[e], items[e], ratings[e] = users[other], items[other], ratings[other]
+        users[other], items[other], ratings[other] = user, item, rating
 
 
 @kernel()

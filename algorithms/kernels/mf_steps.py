@@ -66,9 +66,7 @@ def _step(
 
 
 def _two_arrays(context: Any, builder: Any, kind: Any, pair: Any) -> tuple[Any, Any]:
-    return tuple(  # type: ignore[return-value]
-        data_of(context, builder, kind[k], builder.extract_value(pair, k)) for k in (0, 1)
-    )
+    return tuple(data_of(context, builder, kind[k], builder.extract_value(pair, k)) for k in (0, 1))
 
 
 def _move(v: Lanes, where: Any, memory: Any, lanes: tuple[Any, Any], scalars: Any) -> None:

@@ -1,0 +1,97 @@
+"""MatrixFactorization on worker processes gives what it gives in this process."""
+
+from __future__ import annotations
+
+import itertools
+
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from test_matrix_factorization import planted
+
+from dask_petuum.algorithms.matrix_factorization import MatrixFactorization
+
+PARTS = (50, 120, 60, 70)
+RATINGS, FULL = planted(300, 200, noise=0.3)
+
+
+def lazy(ratings=RATINGS, parts=PARTS):
+    """The ratings as a Dask array of sparse chunks."""
+    bounds = np.cumsum((0, *parts))
+    empty = sp.csr_array((0, 0))
+    return da.concatenate(
+        [
+            da.from_delayed(
+                dask_value(ratings[low:high]), (high - low, ratings.shape[1]), meta=empty
+            )
+            for low, high in itertools.pairwise(bounds)
+        ]
+    )
+
+
+def dask_value(value):
+    from dask import delayed
+
+    return delayed(value)
+
+
+def model(solver, client=None, **keywords):
+    scheduler = "local" if client is None else None
+    settings = {"alpha": 0.01, "max_iter": 4, "tol": 0, "random_state": 0, "scheduler": scheduler}
+    out = MatrixFactorization(6, solver=solver, **{**settings, **keywords})
+    out.client = client
+    return out
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("solver", ["ccd", "sgd"])
+def test_equals_a_local_fit_of_the_same_partitions(client, solver, early_stopping):
+    local = model(solver, early_stopping=early_stopping).fit(lazy())
+    far = model(solver, client, early_stopping=early_stopping).fit(lazy())
+    tolerance = {"rtol": 1e-3, "atol": 1e-4} if solver == "ccd" else {"rtol": 0, "atol": 0}
+    np.testing.assert_allclose(far.user_factors_, local.user_factors_, **tolerance)
+    np.testing.assert_allclose(far.item_factors_, local.item_factors_, **tolerance)
+    np.testing.assert_allclose(far.item_bias_, local.item_bias_, **tolerance)
+    assert len(far.history_) == len(local.history_) == 4
+    for a, b in zip(far.history_, local.history_, strict=True):
+        assert a["rmse"] == pytest.approx(b["rmse"], rel=1e-4)
+    np.testing.assert_array_equal(far.recommend(60)[0], local.recommend(60)[0])
+
+
+def test_ccd_in_partitions_is_ccd_in_one():
+    whole = model("ccd").fit(RATINGS)
+    parts = model("ccd").fit(lazy())
+    np.testing.assert_allclose(parts.user_factors_, whole.user_factors_, rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(parts.item_factors_, whole.item_factors_, rtol=1e-2, atol=1e-3)
+    for a, b in zip(parts.history_, whole.history_, strict=True):
+        assert a["rmse"] == pytest.approx(b["rmse"], rel=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["ccd", "sgd"])
+def test_memory_and_frames_on_the_cluster(client, solver):
+    coo = RATINGS.tocoo()
+    frame = pd.DataFrame({"user": coo.row + 5, "item": coo.col.astype(str), "stars": coo.data})
+    frame = frame.sample(frac=1.0, random_state=0)
+    expected = -model(solver, max_iter=10).fit(RATINGS).score(RATINGS)
+    for X in (frame, dd.from_pandas(frame, npartitions=3)):
+        fitted = model(solver, client, max_iter=10).fit(X)
+        np.testing.assert_array_equal(fitted.users_, np.arange(300) + 5)
+        assert sorted(fitted.items_.astype(int).tolist()) == list(range(200))
+        assert -fitted.score(frame) == pytest.approx(expected, rel=0.2)
+        items, _ = fitted.recommend(65, 200)
+        assert set(items) == set(fitted.items_) - set(frame.item[frame.user == 65])
+
+
+def test_bad_pieces_are_refused_before_the_run(client):
+    with pytest.raises(TypeError, match="dense matrix of ratings"):
+        model("ccd", client).fit(da.ones((20, 5), chunks=(10, 5)))
+    bad = RATINGS.copy()
+    bad.data[7] = np.inf
+    with pytest.raises(ValueError, match="must be finite"):
+        model("sgd", client).fit(lazy(bad))
+    frame = pd.DataFrame({"u": [1, 1, 2], "i": [3, 3, 4], "r": [1.0, 2.0, 3.0]})
+    with pytest.raises(ValueError, match="1 ratings of a pair"):
+        model("ccd", client).fit(dd.from_pandas(frame, npartitions=2))

@@ -40,13 +40,15 @@ from .kernels.mf_rows import pad_columns, pad_rows, sum_squares
 from .mf_problem import Problem, Split, split_ratings
 from .mf_stop import Stop
 
-__all__ = ["CcdProgram", "Plan", "padded_rows"]
+__all__ = ["CcdProgram", "Plan", "Step", "padded_rows"]
 
 #: Entries of a piece of work for one thread: about 0.3 ms.
 CHUNK_ENTRIES = 1 << 16
 #: Rounds over a block in the first pass: the first factors are random, and each round is a step
 #: of the power method.
 FIRST_ROUNDS = 4
+#: Rounds over the biases alone before that.
+BIAS_ROUNDS = 2
 #: Upper triangle of the normal equations, as it travels.
 TRIANGLE = np.triu_indices(LANES)
 N_SUMS = len(TRIANGLE[0]) + LANES
@@ -55,27 +57,45 @@ Floats = NDArray[np.float32]
 Rows = tuple[NDArray[np.int64], NDArray[np.int32], Floats]
 
 
-class Plan(NamedTuple):
-    """The order of the steps."""
+class Step(NamedTuple):
+    """What is solved for: a block, or only the biases in it."""
 
-    #: Blocks of 8 lanes.
-    n_blocks: int
+    block: int
+    only_biases: bool = False
 
-    def blocks(self, n_pass: int) -> list[int]:
-        """Blocks of a pass, in order."""
-        return [b for b in range(self.n_blocks) for _ in range(1 if n_pass else FIRST_ROUNDS)]
 
-    def n_steps(self, n_passes: int) -> int:
-        """Clocks of so many passes, where a clock is a block's and one more ends a pass."""
-        return n_passes * (self.n_blocks + 1) + (FIRST_ROUNDS - 1) * self.n_blocks
+class Plan:
+    """The order of the steps.
 
-    def block(self, step: int) -> int | None:
-        """Block of such a clock; None: only measure, at the end of a pass."""
-        n_first = FIRST_ROUNDS * self.n_blocks
-        if step < n_first:
-            return step // FIRST_ROUNDS
-        place = (step - n_first) % (self.n_blocks + 1)
-        return place - 1 if place else None
+    Parameters
+    ----------
+    n_blocks
+        Blocks of 8 lanes.
+    has_biases
+        Whether the first lanes of block 0 are biases. They are solved first, alone: a factor that
+        has once taken their place is slow to give it back.
+    """
+
+    def __init__(self, n_blocks: int, has_biases: bool) -> None:
+        self.n_blocks = n_blocks
+        self._first = [Step(0, True)] * (BIAS_ROUNDS if has_biases else 0)
+        self._first += [Step(block) for block in range(n_blocks) for _ in range(FIRST_ROUNDS)]
+        self._later = [Step(block) for block in range(n_blocks)]
+
+    def steps(self, n_pass: int) -> list[Step]:
+        """Steps of a pass, in order."""
+        return self._later if n_pass else self._first
+
+    def n_clocks(self, n_passes: int) -> int:
+        """Clocks of so many passes, where a clock is a step and one more ends a pass."""
+        return n_passes * (self.n_blocks + 1) + len(self._first) - self.n_blocks
+
+    def at(self, clock: int) -> Step | None:
+        """Step of such a clock; None: only measure, at the end of a pass."""
+        if clock < len(self._first):
+            return self._first[clock]
+        place = (clock - len(self._first)) % (self.n_blocks + 1)
+        return self._later[place - 1] if place else None
 
 
 def padded_rows(counts: NDArray[Any], n_others: int) -> Rows:
@@ -126,7 +146,7 @@ class CcdProgram(DataParallelProgram):
 
     def n_clocks(self, n_passes: int) -> int:
         """Clocks of so many passes."""
-        return n_passes if self.is_alone else self.plan.n_steps(n_passes)
+        return n_passes if self.is_alone else self.plan.n_clocks(n_passes)
 
     def tables(self) -> Sequence[TableSpec]:
         """Specify the sums of the items' normal equations."""
@@ -141,7 +161,7 @@ class CcdProgram(DataParallelProgram):
         state = _ratings_state(split, partition.n_rows, problem.n_items)
         users = np.zeros((partition.n_rows, problem.width), np.float32)
         if problem.has_biases:
-            users[:, problem.rank + 1] = 1
+            users[:, 1] = 1
         n_blocks = self.plan.n_blocks
         state["users"] = _blocked(users, n_blocks)
         state["items"] = _blocked(problem.first_items(), n_blocks)
@@ -151,7 +171,8 @@ class CcdProgram(DataParallelProgram):
         state["item_pack"] = np.zeros((problem.n_items + 1, 2 * LANES), np.float32)
         state["user_change"] = np.zeros((partition.n_rows, LANES), np.float32)
         state["item_change"] = np.zeros((problem.n_items, LANES), np.float32)
-        #: Block that the items changed last, and whether their sums still wait to be solved.
+        #: Block that the items changed last, and whether their sums still wait to be solved: 0 no,
+        #: 1 yes, 2 for the biases only.
         state["last"] = np.array([n_blocks - 1, 0])
         if not self.is_alone:
             state["sent"] = np.zeros((problem.n_items, N_SUMS), np.float32)
@@ -162,17 +183,17 @@ class CcdProgram(DataParallelProgram):
         """Do a pass, or with several partitions a block of one."""
         clock = ctx.clock_index - 1
         if self.is_alone:
-            for each in self.plan.blocks(clock):
+            for each in self.plan.steps(clock):
                 self._solve_users(ctx, state, each)
                 self._solve_items(ctx, state, each)
             return self._measure(ctx, state)
         if state["last"][1]:
             self._receive(ctx, state)
-        block = self.plan.block(clock)
-        if block is None:
+        step = self.plan.at(clock)
+        if step is None:
             return self._measure(ctx, state)
-        squares = self._solve_users(ctx, state, block)
-        self._send(ctx, state, block)
+        squares = self._solve_users(ctx, state, step)
+        self._send(ctx, state, step)
         return {"squares": squares, "held": 0.0, "ended": 0.0}
 
     def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
@@ -197,7 +218,8 @@ class CcdProgram(DataParallelProgram):
         """Return the rows of all items from a result."""
         return np.asarray(result.outputs[0]["items"])
 
-    def _solve_users(self, ctx: Context, state: State, block: int) -> float:
+    def _solve_users(self, ctx: Context, state: State, step: Step) -> float:
+        block = step.block
         pack, last = state["item_pack"], int(state["last"][0])
         pack[:-1, :LANES] = state["item_change"]
         pack[:-1, LANES:] = state["items"][block]
@@ -207,7 +229,7 @@ class CcdProgram(DataParallelProgram):
         # old values are needed while the new ones are written.
         before = values.copy() if last == block else state["users"][last]
         rows = _rows(state, "user")
-        rest = (state["user_counts"], *self._settings(0, block), values, change)
+        rest = (state["user_counts"], *self._settings(0, step), values, change)
         squares = sum(
             ctx.map(lambda cut: update_rows(rows, *cut, before, pack, *rest), _chunks(rows[0]))
         )
@@ -215,16 +237,18 @@ class CcdProgram(DataParallelProgram):
         state["user_pack"][:-1, LANES:] = values
         return float(squares)
 
-    def _solve_items(self, ctx: Context, state: State, block: int) -> None:
+    def _solve_items(self, ctx: Context, state: State, step: Step) -> None:
+        block = step.block
         values, change = state["items"][block], state["item_change"]
         before, rows = values.copy(), _rows(state, "item")
-        rest = (state["item_counts"], *self._settings(1, block), values, change)
+        rest = (state["item_counts"], *self._settings(1, step), values, change)
         pack = state["user_pack"]
         ctx.map(lambda cut: update_rows(rows, *cut, before, pack, *rest), _chunks(rows[0]))
         state["last"][0] = block
 
-    def _send(self, ctx: Context, state: State, block: int) -> None:
+    def _send(self, ctx: Context, state: State, step: Step) -> None:
         """Form the partition's part of the items' normal equations and add what is new in it."""
+        block = step.block
         rows, before, pack = _rows(state, "item"), state["items"][block], state["user_pack"]
         packed = np.empty((self.problem.n_items, N_SUMS), np.float32)
 
@@ -238,14 +262,15 @@ class CcdProgram(DataParallelProgram):
         ctx.map(work, _chunks(rows[0]))
         self._sums(ctx).inc(packed - state["sent"])
         state["sent"] = packed
-        state["last"][:] = block, 1
+        state["last"][:] = block, 1 + step.only_biases
 
     def _receive(self, ctx: Context, state: State) -> None:
         """Solve the items from the sums of all partitions."""
-        block = int(state["last"][0])
+        step = Step(int(state["last"][0]), int(state["last"][1]) == 2)
+        block = step.block
         packed = self._sums(ctx).values
         values, change, rows = state["items"][block], state["item_change"], _rows(state, "item")
-        rest = (state["item_counts"], *self._settings(1, block), values, change)
+        rest = (state["item_counts"], *self._settings(1, step), values, change)
         pack = state["user_pack"]
 
         def work(cut: tuple[int, int]) -> None:
@@ -277,10 +302,12 @@ class CcdProgram(DataParallelProgram):
             held = float(error @ error)
         return {"squares": float(sum(squares)), "held": held, "ended": 1.0}
 
-    def _settings(self, side: int, block: int) -> tuple[Floats, Floats]:
+    def _settings(self, side: int, step: Step) -> tuple[Floats, Floats]:
         """Penalties and free lanes of a block."""
-        cut = slice(block * LANES, (block + 1) * LANES)
+        cut = slice(step.block * LANES, (step.block + 1) * LANES)
         free, penalty = self.problem.lanes()[2 * side : 2 * side + 2, cut]
+        if step.only_biases:
+            free[2:] = 0
         return np.ascontiguousarray(penalty), np.ascontiguousarray(free)
 
     def _sums(self, ctx: Context) -> View:

@@ -73,11 +73,11 @@ def extend_model(estimator: MatrixFactorization, X: Any) -> None:
     old_users = problem.pack(estimator.user_factors_, estimator.user_bias_, 0)
     old_items = problem.pack(estimator.item_factors_, estimator.item_bias_, 1)
     new_users = problem.first(len(users) - len(old_users), 0, rng)
-    new_users[:, : problem.rank] = 0
+    new_users[:, problem.factors] = 0
     new_items = problem.first(len(items) - len(old_items), 1, rng)
     # An item that old users have rated is solved from them; the others need a direction.
     rated = np.bincount(matrix[: len(old_users)].indices, minlength=len(items))[len(old_items) :]
-    new_items[(rated > 0) | (problem.item_counts[len(old_items) :] == 0), : problem.rank] = 0
+    new_items[(rated > 0) | (problem.item_counts[len(old_items) :] == 0), problem.factors] = 0
     rows = extend(
         problem,
         matrix,

@@ -43,7 +43,7 @@ def run_fit(estimator: MatrixFactorization, job: Job) -> None:
     n_parts = len(job.sizes)
     program: Any
     if estimator.solver == "ccd":
-        plan = Plan(problem.width // LANES)
+        plan = Plan(problem.width // LANES, problem.has_biases)
         program = CcdProgram(problem, plan, n_parts, stop)
         max_clocks = program.n_clocks(int(estimator.max_iter))
     else:

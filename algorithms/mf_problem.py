@@ -6,9 +6,9 @@ user is a row of ``width`` float32 lanes, and so is an item; a prediction is the
 ====================  =====================  =====================
 lanes                 user                   item
 ====================  =====================  =====================
-0 .. rank-1           factors                factors
-rank (with biases)    bias                   1, held
-rank + 1              1, held                bias
+0 (with biases)       bias                   1, held
+1 (with biases)       1, held                bias
+next                  factors                factors
 to a multiple of 8    0, held                0, held
 ====================  =====================  =====================
 """
@@ -98,6 +98,11 @@ class Problem:
         """Lanes of a row."""
         return -(-(self.rank + 2 * self.has_biases) // LANES) * LANES
 
+    @property
+    def factors(self) -> slice:
+        """Lanes of the factors."""
+        return slice(2 * self.has_biases, 2 * self.has_biases + self.rank)
+
     def lanes(self) -> Floats:
         """Say which lanes are free and their penalties.
 
@@ -106,13 +111,13 @@ class Problem:
         (4, width): free lanes (1, else 0) and penalties of users, the same of items
         """
         out = np.zeros((4, self.width), np.float32)
-        out[0::2, : self.rank] = 1
+        out[0::2, self.factors] = 1
         # In scaled ratings factors are smaller by sqrt(scale), biases by scale.
-        out[1::2, : self.rank] = self.penalty.factors / self.scale
+        out[1::2, self.factors] = self.penalty.factors / self.scale
         if self.has_biases:
             for side in (0, 1):
-                out[2 * side, self.rank + side] = 1
-                out[2 * side + 1, self.rank + side] = self.penalty.biases
+                out[2 * side, side] = 1
+                out[2 * side + 1, side] = self.penalty.biases
         return out
 
     def counts(self, ratings: NDArray[Any]) -> Floats:
@@ -124,33 +129,33 @@ class Problem:
     def first(self, n_rows: int, side: int, rng: np.random.Generator) -> Floats:
         """Draw first rows of users (side 0) or items (side 1)."""
         out = np.zeros((n_rows, self.width), np.float32)
-        out[:, : self.rank] = FIRST_SPREAD * rng.standard_normal(
+        out[:, self.factors] = FIRST_SPREAD * rng.standard_normal(
             (n_rows, self.rank), dtype=np.float32
         )
         if self.has_biases:
-            out[:, self.rank + 1 - side] = 1
+            out[:, 1 - side] = 1
         return out
 
     def first_items(self) -> Floats:
         """First rows of the items; those without ratings stay 0."""
         out = self.first(self.n_items, 1, np.random.default_rng([self.seed, 1]))
-        out[self.item_counts == 0, : self.rank] = 0
+        out[self.item_counts == 0, self.factors] = 0
         return out
 
     def unpack(self, rows: Floats, side: int) -> tuple[Floats, Floats]:
         """Return factors (n_rows, rank) and biases (n_rows,) in the unit of the ratings."""
-        factors = rows[:, : self.rank] * np.float32(np.sqrt(self.scale))
+        factors = rows[:, self.factors] * np.float32(np.sqrt(self.scale))
         if not self.has_biases:
             return factors, np.zeros(len(rows), np.float32)
-        return factors, rows[:, self.rank + side] * np.float32(self.scale)
+        return factors, rows[:, side] * np.float32(self.scale)
 
     def pack(self, factors: Floats, biases: Floats, side: int) -> Floats:
         """Return the rows of given factors and biases; undoes `unpack`."""
         out = np.zeros((len(factors), self.width), np.float32)
-        out[:, : self.rank] = factors / np.float32(np.sqrt(self.scale))
+        out[:, self.factors] = factors / np.float32(np.sqrt(self.scale))
         if self.has_biases:
-            out[:, self.rank + side] = biases / np.float32(self.scale)
-            out[:, self.rank + 1 - side] = 1
+            out[:, side] = biases / np.float32(self.scale)
+            out[:, 1 - side] = 1
         return out
 
 

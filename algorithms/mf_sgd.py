@@ -133,7 +133,7 @@ class SgdProgram(ModelParallelProgram):
         place[order] = np.arange(len(order))
         rng = np.random.default_rng([problem.seed, 3, partition.index])
         rows = problem.first(partition.n_rows, 0, rng)[place]
-        rows[counts[order] == 0, : problem.rank] = 0
+        rows[counts[order] == 0, problem.factors] = 0
         cells = self._cells(ctx, split, (group, place), int(rng.integers(2**62)))
         block = self.items.cell[split.held_items] // n_groups
         by_block = np.argsort(block, kind="stable")

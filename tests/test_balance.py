@@ -25,6 +25,7 @@ def naive_balance(costs, n_parts):
     return parts
 
 
+@settings(deadline=None)
 @given(COSTS, PARTS)
 def test_balance_puts_the_costliest_where_there_is_least(costs, n_parts):
     parts = balance(costs, n_parts)
@@ -40,6 +41,7 @@ def test_items_that_cost_nothing_are_spread():
     assert np.bincount(balance([0.0] * 9 + [5.0], 3)).tolist() == [1, 5, 4]
 
 
+@settings(deadline=None)
 @given(COSTS, PARTS)
 def test_cuts_are_contiguous_and_even(costs, n_parts):
     cuts = cut(costs, n_parts)

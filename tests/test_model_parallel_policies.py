@@ -59,14 +59,17 @@ def drive(machine, n_asks, depth, latest, seed, change):
     return max(longest, int((n_asks - last).max()))
 
 
-def test_draws_are_in_proportion_to_priority_plus_base():
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_draws_are_in_proportion_to_priority_plus_base(power):
     """Chi-square over 20,000 draws of one block, the largest weight 1,000 times the base."""
     priorities = np.array([0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 0.0, 10.0])
     base = 0.05
-    machine = Machine(9, 1, Priority("sample", base=base, rho=None, sweep=10**9), seed=5)
+    policy = Priority("sample", power=power, base=base, rho=None, sweep=10**9)
+    machine = Machine(9, 1, policy, seed=5)
     machine.prioritise(priorities)
     handed = Counter(blocks[0] for blocks in hand_out(machine, 20_000, lambda b: priorities[b]))
-    weights = priorities + base * priorities[priorities > 0].mean()
+    weights = priorities**power
+    weights += base * weights[weights > 0].mean()
     observed = np.array([handed[block] for block in range(9)])
     expected = 20_000 * weights / weights.sum()
     assert expected.min() > 5
@@ -76,7 +79,8 @@ def test_draws_are_in_proportion_to_priority_plus_base():
 def test_a_batch_is_drawn_without_replacement():
     """Pairs come as often as two draws, one after the other, give them."""
     weights = np.array([1.0, 2.0, 3.0, 4.0])
-    machine = Machine(4, 1, Priority("sample", base=1e-12, rho=None, sweep=10**9), width=2, seed=3)
+    policy = Priority("sample", power=1.0, base=1e-12, rho=None, sweep=10**9)
+    machine = Machine(4, 1, policy, width=2, seed=3)
     machine.prioritise(weights)
     handed = Counter(hand_out(machine, 12_000, lambda b: weights[b]))
     shares = weights / weights.sum()
@@ -248,7 +252,7 @@ def test_the_seed_decides():
 
 def test_the_draws_are_the_same_on_every_machine():
     """A fixed sequence: a change of it would break runs whose ranks have other versions."""
-    machine = Machine(100, 1, Priority(rho=None), width=3, seed=0)
+    machine = Machine(100, 1, Priority(power=1.0, rho=None), width=3, seed=0)
     machine.prioritise(np.arange(100.0) ** 2)
     assert hand_out(machine, 4, float) == FIRST_DRAWS
 
@@ -260,6 +264,7 @@ FIRST_DRAWS = [(86, 64, 34), (25, 93, 97), (83, 89, 78), (98, 91, 13)]
     ("make", "text"),
     [
         (lambda: Priority("best"), "mode must be"),
+        (lambda: Priority(power=0.0), "power must be"),
         (lambda: Priority(base=0.0), "base must be"),
         (lambda: Priority(base=np.inf), "base must be"),
         (lambda: Priority(rho=0.0), "rho must be in"),

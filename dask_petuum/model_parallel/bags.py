@@ -41,18 +41,20 @@ class Bag(Protocol):
 
 
 class SampleBag:
-    """Blocks drawn in proportion to priority plus base; before them, those nobody has done yet.
+    """Blocks drawn by weight, which is priority ** power; before them, those nobody has done yet.
 
-    The base weight is `base` times the mean positive priority of the blocks in the bag.
+    Each has a base weight besides: `base` times the mean positive weight in the bag.
 
     The mutable state is all below, and changed by the five methods of `Bag`. A block in the bag is
-    either new, with 1 in `_new`, or has its priority in `_weights` and 1 in `_units`.
+    either new, with 1 in `_new`, or has its weight in `_weights` and 1 in `_units`.
     """
 
-    def __init__(self, n_blocks: int, base: float, seed: Any) -> None:
+    def __init__(self, n_blocks: int, base: float, power: float, seed: Any) -> None:
         self._base = base
+        self._power = power
         self._random = np.random.Generator(np.random.PCG64(seed))
-        self._priorities = np.zeros(n_blocks)
+        #: (n_blocks,) weight of each block, in the bag or not; 0 where it is new.
+        self._weight = np.zeros(n_blocks)
         self._is_new = np.ones(n_blocks, dtype=bool)
         self._new = sum_tree(np.ones(n_blocks))
         self._weights = sum_tree(np.zeros(n_blocks))
@@ -66,43 +68,44 @@ class SampleBag:
         points = self._random.random(n)
         base = self._base * self._weights[1] / self._n_positive if self._n_positive else 1.0
         taken = taken[: draw_mixed(self._new, self._weights, self._units, base, points, taken)]
-        self._n_positive -= int(np.count_nonzero(self._priorities[taken]))
+        self._n_positive -= int(np.count_nonzero(self._weight[taken]))
         return taken
 
     def remove(self, block: int) -> None:
         """Take one block out, which is in."""
         chosen, nothing = np.array([block]), np.zeros(1)
-        self._n_positive -= int(self._priorities[block] > 0)
+        self._n_positive -= int(self._weight[block] > 0)
         for tree in (self._new, self._weights, self._units):
             put_sum(tree, chosen, nothing)
 
     def put_back(self, blocks: IntArray) -> None:
         """Put blocks back; those that nobody has done yet are still new."""
         are_new = self._is_new[blocks]
-        priorities = self._priorities[blocks]
+        weight = self._weight[blocks]
         put_sum(self._new, blocks[are_new], np.ones(blocks.size))
         put_sum(self._units, blocks[~are_new], np.ones(blocks.size))
-        put_sum(self._weights, blocks, priorities)
-        self._n_positive += int(np.count_nonzero(priorities))
+        put_sum(self._weights, blocks, weight)
+        self._n_positive += int(np.count_nonzero(weight))
 
     def put(self, blocks: IntArray, priorities: FloatArray) -> None:
         """Put blocks in that were handed out, with their new priorities."""
         self._is_new[blocks] = False
-        self._priorities[blocks] = priorities
-        put_sum(self._weights, blocks, priorities)
+        weight = priorities**self._power
+        self._weight[blocks] = weight
+        put_sum(self._weights, blocks, weight)
         put_sum(self._units, blocks, np.ones(blocks.size))
-        self._n_positive += int(np.count_nonzero(priorities))
+        self._n_positive += int(np.count_nonzero(weight))
 
     def fill(self, free: IntArray, priorities: FloatArray) -> None:
         """Set all priorities: no block is new any more."""
-        self._priorities = priorities.copy()
+        self._weight = priorities**self._power
         self._is_new[:] = False
         inside = np.zeros(priorities.size)
         inside[free] = 1.0
         self._new = sum_tree(np.zeros(priorities.size))
-        self._weights = sum_tree(inside * priorities)
+        self._weights = sum_tree(inside * self._weight)
         self._units = sum_tree(inside)
-        self._n_positive = int(np.count_nonzero(inside * priorities))
+        self._n_positive = int(np.count_nonzero(inside * self._weight))
 
 
 class LargestBag:

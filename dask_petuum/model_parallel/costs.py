@@ -15,6 +15,11 @@ __all__ = ["Costs"]
 
 #: How much of a new observation goes into a rank's slowness and into a block's cost.
 RANK_SHARE, BLOCK_SHARE = 0.3, 0.2
+#: An observation counts as at most this many times what was expected, or this part of it: a rank
+#: that was stopped for a while says nothing about its blocks.
+OUTLIER = 10.0
+#: Seconds below this are beneath any clock, and say nothing.
+RESOLUTION = 1e-9
 
 
 class Costs:
@@ -30,20 +35,20 @@ class Costs:
         self.slowness = np.full(n_ranks, np.nan)
 
     def observe(self, rank: int, blocks: IntArray, seconds: float) -> None:
-        """Learn from a task; one of 0 seconds, or with blocks of no cost, says nothing.
+        """Learn from a task; one of 0 seconds says nothing.
 
         Parameters
         ----------
         seconds
             How long the rank computed on all of the blocks.
         """
-        expected = float(self.values[blocks].sum())
-        if seconds <= 0 or expected <= 0:
+        if seconds < RESOLUTION:
             return
-        observed = seconds / expected
+        observed = seconds / float(self.values[blocks].sum())
         known = self.slowness[rank]
         if np.isnan(known):
             self.slowness[rank] = observed
             return
-        self.values[blocks] *= 1 + BLOCK_SHARE * (observed / known - 1)
-        self.slowness[rank] = known + RANK_SHARE * (observed - known)
+        surprise = min(max(observed / known, 1 / OUTLIER), OUTLIER) - 1
+        self.values[blocks] *= 1 + BLOCK_SHARE * surprise
+        self.slowness[rank] *= 1 + RANK_SHARE * surprise

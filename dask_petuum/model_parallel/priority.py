@@ -1,11 +1,18 @@
 """Priority: blocks that still move come more often; those that depend on each other do not meet.
 
 A block's priority is how far it moved last (or its violation of the optimality conditions, if the
-program reports that). *sample* draws in proportion to priority plus a base weight, which keeps
+program reports that). *sample* draws in proportion to a power of it plus a base weight, which keeps
 blocks that have come to rest in play; *greedy* takes the largest. Nothing is known at the start:
 each block is handed out once first, in random (sample) or rising (greedy) order, unless
 `Machine.prioritise` says more. This is Petuum's dynamic schedule (Lee et al., NIPS 2014,
-section 3.3: SchMP-Lasso), whose base weight is 0.01 of the mean priority that is not zero.
+section 3.3: SchMP-Lasso), with power 1 and a base weight of 0.01 of the mean that is not zero.
+
+What a block did when it was last updated grows old. Where the program learns all violations now
+and then (a duality gap needs them), `Machine.prioritise` is worth more than any parameter here. In
+29 simulated Lassos (300-400 rows, 1,000 columns in groups of |r| = 0.9 or independent, alpha_max/3
+to /50; 2026-11) last changes alone took 0.1 to 1.7 times the updates of a random order, and with
+fresh violations every half pass 0.07 to 0.33 times. Greedy needs them: without, it did not converge
+in either of the two that were tried.
 
 Candidates that conflict with one chosen before them, or with one in flight, go back and may be
 drawn the next time. So that none waits for ever, at every `sweep`-th decision the free block that
@@ -39,10 +46,13 @@ class Priority:
     ----------
     mode
         "sample": in proportion to priority plus base weight; "greedy": the largest first.
+    power
+        A block's weight is its priority to this power, > 0; of sample only. Below 1, blocks that
+        move little come more often, which is better where columns correlate (in the Lassos above,
+        with last changes alone, 0.6 times the updates of power 1 in the median).
     base
-        Weight of every block besides its priority, as a fraction of the mean priority that is
-        not zero, > 0. Where all are zero, all are drawn alike. Greedy has none and ignores no
-        block either: see `sweep`.
+        Weight that every block has besides, as a fraction of the mean weight that is not zero,
+        > 0; of sample only. Where all are zero, all are drawn alike.
     rho
         Strength (absolute correlation) from which two blocks are never in flight together, in
         (0, 1]; None: no check.
@@ -70,6 +80,7 @@ class Priority:
     """
 
     mode: Literal["sample", "greedy"] = "sample"
+    power: float = 0.5
     base: float = 0.01
     rho: float | None = 0.1
     sweep: int = 10
@@ -81,8 +92,9 @@ class Priority:
     def __post_init__(self) -> None:
         if self.mode not in ("sample", "greedy"):
             raise ValueError(f'mode must be "sample" or "greedy", got {self.mode!r}')
-        if not 0 < self.base < np.inf:
-            raise ValueError(f"base must be finite and > 0, got {self.base}")
+        for name, value in (("power", self.power), ("base", self.base)):
+            if not 0 < value < np.inf:
+                raise ValueError(f"{name} must be finite and > 0, got {value}")
         checked_rho(self.rho)
         if self.sweep < 1:
             raise ValueError(f"sweep must be >= 1, got {self.sweep}")
@@ -91,10 +103,10 @@ class Priority:
 
     def start(self, view: View, n_blocks: int, n_ranks: int, seed: Any) -> ByPriority:
         """Make the picker of one run."""
-        bag = (
-            SampleBag(n_blocks, self.base, seed) if self.mode == "sample" else LargestBag(n_blocks)
-        )
-        return ByPriority(self, view, n_blocks, bag)
+        if self.mode == "sample":
+            bag = SampleBag(n_blocks, self.base, self.power, seed)
+            return ByPriority(self, view, n_blocks, bag)
+        return ByPriority(self, view, n_blocks, LargestBag(n_blocks))
 
 
 class ByPriority:

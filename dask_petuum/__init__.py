@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dask_petuum.algorithms.kmeans import KMeans
     from dask_petuum.algorithms.lda import LDA
     from dask_petuum.algorithms.softmax_regression import SoftmaxRegression
+    from dask_petuum.data import open_dataset
     from dask_petuum.exceptions import (
         PetuumError,
         ProtocolError,
@@ -23,20 +24,33 @@ if TYPE_CHECKING:
         TransportError,
         VersionMismatchError,
     )
+    from dask_petuum.model_parallel import Priority, Random, Rotation, RoundRobin
+    from dask_petuum.runtime.block_program import BlockSpec, ModelParallelProgram
+    from dask_petuum.runtime.job import RunOptions
+    from dask_petuum.runtime.program import DataParallelProgram
     from dask_petuum.runtime.session import connect, disarm
+    from dask_petuum.runtime.where import open_job
     from dask_petuum.store.spec import TableSpec
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LDA",
+    "BlockSpec",
+    "DataParallelProgram",
     "KMeans",
+    "ModelParallelProgram",
     "PetuumError",
+    "Priority",
     "ProtocolError",
+    "Random",
     "RankError",
     "RankLostError",
+    "Rotation",
+    "RoundRobin",
     "RunError",
     "RunInterruptedError",
+    "RunOptions",
     "SoftmaxRegression",
     "TableError",
     "TableSpec",
@@ -44,6 +58,8 @@ __all__ = [
     "VersionMismatchError",
     "connect",
     "disarm",
+    "open_dataset",
+    "open_job",
 ]
 
 #: module to the public names it holds
@@ -51,8 +67,14 @@ _HOMES = {
     "algorithms.kmeans": ("KMeans",),
     "algorithms.lda": ("LDA",),
     "algorithms.softmax_regression": ("SoftmaxRegression",),
+    "data": ("open_dataset",),
     "exceptions": tuple(name for name in __all__ if name.endswith("Error")),
+    "model_parallel": ("Priority", "Random", "Rotation", "RoundRobin"),
+    "runtime.block_program": ("BlockSpec", "ModelParallelProgram"),
+    "runtime.job": ("RunOptions",),
+    "runtime.program": ("DataParallelProgram",),
     "runtime.session": ("connect", "disarm"),
+    "runtime.where": ("open_job",),
     "store.spec": ("TableSpec",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

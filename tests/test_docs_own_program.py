@@ -10,6 +10,7 @@ import cloudpickle
 import dask.array as da
 import numpy as np
 import pytest
+import sklearn.linear_model
 from source_tree import ROOT
 
 import dask_petuum as petuum
@@ -25,10 +26,10 @@ def load(tmp_path):
     """Make a module of an example, as a user's script would be; sent to workers by value."""
     loaded = []
 
-    def load_module(number):
-        name = f"own_program_{number}"
+    def load_module(number, page="own_program.md"):
+        name = f"{page.removesuffix('.md')}_{number}"
         path = tmp_path / f"{name}.py"
-        path.write_text(examples("own_program.md")[number])
+        path.write_text(examples(page)[number])
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
@@ -77,6 +78,29 @@ def test_the_program(load, where, request):
     assert result.history[-1]["correct"] == pytest.approx(((p > 0.5) == y).mean())
     losses = [record["loss"] for record in result.history]
     assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize("where", ["local", "cluster"])
+def test_the_model_parallel_program(load, where, request):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(800, 60))
+    X[:, 1::2] += 2 * X[:, ::2]  # neighbours are correlated
+    true = np.zeros(60)
+    true[[0, 7, 20, 33]] = 3.0, -2.0, 1.0, 4.0
+    y = X @ true + rng.normal(size=800)
+    code = examples("own_model_parallel.md")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) < 60
+    main = load(0, "own_model_parallel.md").main
+    scale = (X * X).sum(axis=0)
+    if where == "local":
+        w, history = main(X, y, scale, X[:200])
+    else:
+        lazy = da.from_array(X, chunks=(200, 60)), da.from_array(y, chunks=200)
+        w, history = main(*lazy, scale, X[:200], request.getfixturevalue("client"))
+    solved = sklearn.linear_model.Lasso(alpha=50 / 800, fit_intercept=False, tol=1e-10).fit(X, y)
+    assert 4 <= np.count_nonzero(solved.coef_) < 30
+    np.testing.assert_allclose(w, solved.coef_, atol=1e-4)
+    assert history[-1]["sse"] < history[0]["sse"]
 
 
 def test_the_audit_of_the_page_on_failures(capsys):

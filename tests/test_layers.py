@@ -24,15 +24,24 @@ MAY_IMPORT = {
     "model_parallel": {"store", "jit"},
     "data": set(),
     "lazy": {"data"},
-    "runtime": {"store", "transport", "data", "results"},
+    "runtime": {"store", "model_parallel", "transport", "data", "results"},
     "results": {"store"},
     "base": {"runtime", "data", "results", "store"},
-    "algorithms": {"base", "results", "runtime", "store", "data", "lazy", "jit"},
+    "algorithms": {
+        "base",
+        "results",
+        "runtime",
+        "store",
+        "model_parallel",
+        "data",
+        "lazy",
+        "jit",
+    },
     "readers": set(),
     "environment": {"runtime"},
     "demo": {"", "runtime"},
     "cli": {"", "readers", "environment", "demo"},
-    "": {"algorithms", "runtime", "store"},  # dask_petuum/__init__.py: lazy names
+    "": {"algorithms", "runtime", "store", "model_parallel", "data"},  # dask_petuum/__init__.py: lazy names
 }
 COMMON = {"exceptions", "config"}
 

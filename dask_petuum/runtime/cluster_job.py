@@ -15,9 +15,10 @@ from dask_petuum.runtime.cluster_data import homes_of, put_pieces
 from dask_petuum.runtime.cluster_run import ClusterRun, new_run_id
 from dask_petuum.runtime.cluster_tasks import gather_pinned, wait_pinned
 from dask_petuum.runtime.job import Check, Job, Monitor, RunOptions, RunResult
-from dask_petuum.runtime.loop import LoopPlan, RankResult, metrics_table, run_loop
+from dask_petuum.runtime.loops import check_consistency, hidden_tables, run_program
+from dask_petuum.runtime.metrics import LoopPlan, RankResult
 from dask_petuum.runtime.placement import place_partitions
-from dask_petuum.runtime.program import DataParallelProgram, Record
+from dask_petuum.runtime.program import Program, Record
 from dask_petuum.runtime.sent import Sent
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.store.consistency import Consistency
@@ -108,11 +109,13 @@ class ClusterJob(Job):
         ]
         return gather_pinned(self._client, futures, self._addresses)
 
-    def run(self, program: DataParallelProgram, options: RunOptions) -> RunResult:
+    def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program in all ranks."""
         consistency = Consistency.parse(options.consistency, options.staleness)
-        plan = LoopPlan(options.max_clocks, consistency.high)
-        tables = (*program.tables(), metrics_table(program, plan))
+        plan = LoopPlan(options.max_clocks, consistency.high, self._ranks)
+        check_consistency(program, consistency)
+        hidden = hidden_tables(program, plan)
+        tables = (*program.tables(), *hidden)
         spec = RunSpec(
             new_run_id(), self._addresses, tables, consistency, options.seed, self._n_threads
         )
@@ -126,7 +129,7 @@ class ClusterJob(Job):
                 partial(_loop, program, plan), by_rank, on_record=told, soft_interrupt=True
             )
             told.rest(results[0][0].history)
-            values = {table.name: run.table(table.name) for table in tables[:-1]}
+            values = {table.name: run.table(table.name) for table in tables[: -len(hidden)]}
         finally:
             run.close()
         return _merged([result for result, _ in results], values, run.interrupted)
@@ -142,9 +145,9 @@ class ClusterJob(Job):
 
 
 def _loop(
-    program: DataParallelProgram, plan: LoopPlan, ctx: Any, partitions: Sequence[Partition]
+    program: Program, plan: LoopPlan, ctx: Any, partitions: Sequence[Partition]
 ) -> RankResult:
-    return run_loop(ctx, program, partitions, plan)
+    return run_program(ctx, program, partitions, plan)
 
 
 def _key(name: str) -> str:
@@ -177,10 +180,12 @@ class _Told:
 
 def _merged(results: Sequence[RankResult], tables: Any, interrupted: bool) -> RunResult:
     outputs = {index: state for result in results for index, state in result.outputs.items()}
+    blocks = {index: block for result in results for index, block in result.blocks.items()}
     return RunResult(
         tables=tables,
         outputs=[outputs[index] for index in sorted(outputs)],
         history=list(results[0].history),
         n_clocks=min(result.n_clocks for result in results),
+        blocks=[blocks[index] for index in sorted(blocks)],
         stopped_by="interrupt" if interrupted else results[0].stopped_by,
     )

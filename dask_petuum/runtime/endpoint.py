@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,15 @@ class Step:
         return {**sender, "push": self.push.message, "pull": self.pull.message}
 
 
-Effect = Open | Pull | Push | Step
+@dataclass(frozen=True)
+class Parcel:
+    """A block of variables on its way to another rank."""
+
+    owner: int
+    message: dict[str, Any]
+
+
+Effect = Open | Pull | Push | Step | Parcel
 
 
 class Endpoint:
@@ -78,6 +86,8 @@ class Endpoint:
         self._auto = AutoStaleness(consistency.low, consistency.high)
         self._clock_started = time.perf_counter()
         self.stopping = False
+        #: Called with the error that ended this rank's part of the run, in any thread.
+        self.on_failure: Callable[[Exception], None] = lambda error: None
 
     def __repr__(self) -> str:
         return f"<Endpoint of {self._core!r}>"
@@ -125,10 +135,16 @@ class Endpoint:
         self._send(effects)
         self._wait(lambda: self._core.unacknowledged == 0)
 
+    def send_block(self, rank: int, message: dict[str, Any]) -> None:
+        """Send a block to another rank; again, where no answer comes."""
+        self._raise_if_interrupted()
+        self._call(Parcel(rank, {**self._core.sender, **message}), 1)
+
     def interrupt(self, cause: Exception) -> None:
         """End every wait with its cause; from any thread."""
         if self._cause is None:
             self._cause = cause
+            self.on_failure(cause)
         self._own.interrupt(str(cause))
         self._changed.set()
 
@@ -208,6 +224,7 @@ class Endpoint:
                 effects += self._handle(effect, reply)
             except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
                 self._cause = self._cause or error
+                self.on_failure(error)
         return effects
 
     def _handle(self, effect: Effect, reply: Reply | Exception) -> Sequence[Effect]:
@@ -230,6 +247,8 @@ class Endpoint:
         return self._accept(effect, reply)
 
     def _accept(self, effect: Effect, reply: Reply) -> Sequence[Effect]:
+        if isinstance(effect, Parcel):
+            return []
         if isinstance(effect, Push):
             self._core.on_pushed(effect.owner, effect.message["clock"])
             return []
@@ -254,4 +273,10 @@ def _joined(effects: Sequence[Effect]) -> list[Effect]:
     return out
 
 
-_OPERATIONS: Mapping[type, str] = {Open: "open", Pull: "pull", Push: "push", Step: "step"}
+_OPERATIONS: Mapping[type, str] = {
+    Open: "open",
+    Pull: "pull",
+    Push: "push",
+    Step: "step",
+    Parcel: "block",
+}

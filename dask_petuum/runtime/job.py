@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
 from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.local import LocalContext
-from dask_petuum.runtime.loop import LoopPlan, RankResult, metrics_table, run_loop
-from dask_petuum.runtime.program import DataParallelProgram, Record, State
+from dask_petuum.runtime.loops import hidden_tables, run_program
+from dask_petuum.runtime.metrics import LoopPlan, RankResult
+from dask_petuum.runtime.program import Program, Record, State
 from dask_petuum.runtime.threads import Threads, count_threads
 from dask_petuum.store.local import LocalTable
 
@@ -59,13 +60,14 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves: tables after its last clock, outputs by partition, history."""
+    """What a run leaves: tables after its last clock, outputs by partition, history, blocks."""
 
     tables: Mapping[str, Any]
     outputs: Sequence[State]
     history: list[Record] = field(default_factory=list)
     n_clocks: int = 0
     stopped_by: str = "max_clocks"
+    blocks: Sequence[Mapping[str, Any]] = ()
 
 
 class Job(ABC):
@@ -89,7 +91,7 @@ class Job(ABC):
         """Call a picklable function on each partition where it lies; results in order."""
 
     @abstractmethod
-    def run(self, program: DataParallelProgram, options: RunOptions) -> RunResult:
+    def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program to its end.
 
         The first Ctrl-C ends it after a clock, as ``stopped_by="interrupt"`` in the result; a
@@ -147,19 +149,20 @@ class LocalJob(Job):
         """Call a function on each partition."""
         return [function(partition) for partition in self._partitions]
 
-    def run(self, program: DataParallelProgram, options: RunOptions) -> RunResult:
+    def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program here: one rank, the tables in this process."""
-        plan = LoopPlan(options.max_clocks)
-        specs = [*program.tables(), metrics_table(program, plan)]
+        plan = LoopPlan(options.max_clocks, homes=(0,) * len(self._partitions))
+        specs = [*program.tables(), *hidden_tables(program, plan)]
         tables = {spec.name: LocalTable(spec) for spec in specs}
         with Interruption() as interruption:
             ctx = LocalContext(tables, self._threads, options.seed, options.monitor, interruption)
-            result: RankResult = run_loop(ctx, program, self._partitions, plan)
+            result: RankResult = run_program(ctx, program, self._partitions, plan)
         return RunResult(
             tables={spec.name: tables[spec.name].values for spec in program.tables()},
             outputs=[result.outputs[index] for index in range(len(self._partitions))],
             history=list(result.history),
             n_clocks=result.n_clocks,
+            blocks=[result.blocks[block] for block in sorted(result.blocks)],
             stopped_by="interrupt" if interruption.requested else result.stopped_by,
         )
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dask_petuum.data import Partition
-from dask_petuum.exceptions import TableError
+from dask_petuum.exceptions import RunError, TableError
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.program import Record
@@ -65,6 +65,19 @@ class LocalContext:
     def stop_requested(self) -> bool:
         """Whether a callback or Ctrl-C asked for the end."""
         return self._stop_requested or self._interruption.requested
+
+    @property
+    def seed_of_run(self) -> int:
+        """Root of every random stream of the run."""
+        return self._seed
+
+    def send_block(self, rank: int, block: int, stamp: int, arrays: Mapping[str, Array]) -> None:
+        """Refuse: there is no other rank."""
+        raise RunError(f"there is no rank {rank} to send block {block} to")
+
+    def take_block(self, block: int, stamp: int) -> dict[str, Array]:
+        """Refuse: there is no other rank."""
+        raise RunError(f"there is no other rank that could send block {block}")
 
     def defer_increments(self) -> None:
         """From here on, views show increments from the next clock on unless they ask otherwise."""

@@ -1,7 +1,8 @@
-"""A data-parallel program: what an algorithm hands to the runtime.
+"""A program: what an algorithm hands to the runtime.
 
-The runtime writes the loop once (:mod:`dask_petuum.runtime.loop`): step, clock, metrics, callbacks,
-the stop rule, errors. A program says what its tables are and what one clock does on one partition.
+The runtime writes the loops once (:mod:`dask_petuum.runtime.loop` and beside it): clocks, metrics,
+callbacks, the stop rule, errors. A program says what its tables are and what is done on one
+partition; the model-parallel kind is in :mod:`dask_petuum.runtime.block_program`.
 It is a plain picklable object that knows nothing of Dask. Its state is a dict of numpy arrays per
 partition, so that it can be saved and moved.
 """
@@ -15,21 +16,17 @@ from dask_petuum.data import Partition
 from dask_petuum.runtime.context import Array, Context
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["DataParallelProgram", "Record", "State"]
+__all__ = ["DataParallelProgram", "Program", "Record", "State"]
 
 State = dict[str, Array]
 #: One clock of a run, as the history keeps it.
 Record = dict[str, float]
 
 
-class DataParallelProgram(ABC):
-    """Base of the programs that run over partitions of the rows.
+class Program(ABC):
+    """What both kinds of programs have."""
 
-    All partitions of a clock start from the same values (a view shows increments from the next
-    clock on), so that a result does not depend on how partitions are spread over ranks.
-    """
-
-    #: Names of the metrics that every ``step`` returns; they are summed over partitions and ranks.
+    #: Names of the metrics; they are summed over partitions and ranks.
     metrics: tuple[str, ...] = ()
 
     @abstractmethod
@@ -39,10 +36,6 @@ class DataParallelProgram(ABC):
     @abstractmethod
     def start(self, ctx: Context, partition: Partition) -> State:
         """Make the state of one partition; increments made here belong to clock 0."""
-
-    @abstractmethod
-    def step(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
-        """Do one clock's work on one partition; return its part of each metric."""
 
     def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
         """Turn summed metrics into what the history shows. Pure."""
@@ -55,3 +48,15 @@ class DataParallelProgram(ABC):
     def finish(self, ctx: Context, partition: Partition, state: State) -> State:
         """Give what goes back to the caller for one partition (labels, ...)."""
         return {}
+
+
+class DataParallelProgram(Program):
+    """Base of the programs that run over partitions of the rows.
+
+    All partitions of a clock start from the same values (a view shows increments from the next
+    clock on), so that a result does not depend on how partitions are spread over ranks.
+    """
+
+    @abstractmethod
+    def step(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
+        """Do one clock's work on one partition; return its part of each metric."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.endpoint import Endpoint
 from dask_petuum.runtime.local import partition_seed
 from dask_petuum.runtime.program import Record
+from dask_petuum.runtime.rank_run import RankRun
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.threads import Threads
 from dask_petuum.runtime.version import PLUGIN_NAME
@@ -35,12 +36,13 @@ class RankContext:
     """A rank of a run on a cluster; see :class:`dask_petuum.runtime.context.Context`."""
 
     def __init__(
-        self, spec: RunSpec, rank: int, endpoint: Endpoint, threads: Threads, worker: Any
+        self, spec: RunSpec, rank: int, run: RankRun, threads: Threads, worker: Any
     ) -> None:
         self.rank = rank
         self.n_ranks = len(spec.addresses)
         self._spec = spec
-        self._endpoint = endpoint
+        self._run = run
+        self._endpoint = run.endpoint
         self._threads = threads
         self._worker = worker
         self._read_my_writes = True
@@ -63,6 +65,19 @@ class RankContext:
     def stop_requested(self) -> bool:
         """Whether the client asked for the end."""
         return self._endpoint.stopping
+
+    @property
+    def seed_of_run(self) -> int:
+        """Root of every random stream of the run."""
+        return self._spec.seed
+
+    def send_block(self, rank: int, block: int, stamp: int, arrays: Mapping[str, Array]) -> None:
+        """Send a block's arrays to another rank; they must not change any more."""
+        self._run.send_block(rank, block, stamp, arrays)
+
+    def take_block(self, block: int, stamp: int) -> dict[str, Array]:
+        """Wait for a block that was sent here, and take it."""
+        return self._run.take_block(block, stamp)
 
     def defer_increments(self) -> None:
         """From here on, views show increments from the next clock on unless they ask otherwise."""
@@ -151,7 +166,7 @@ def run_rank(
         opened = run.open_memory(rank, _exchange(worker, spec, rank, run.describe_memory()))
         run.share_memory(rank, _exchange(worker, spec, rank, opened))
         with Threads(spec.n_threads or worker.state.nthreads) as threads:
-            ctx = RankContext(spec, rank, endpoint, threads, worker)
+            ctx = RankContext(spec, rank, run, threads, worker)
             result = function(ctx, pieces)
         endpoint.finish()
         _ask(worker, "petuum_finish", run_id=spec.run_id, rank=rank)

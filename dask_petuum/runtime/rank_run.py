@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from dask_petuum.runtime import config
 from dask_petuum.runtime.endpoint import Endpoint
+from dask_petuum.runtime.mailbox import Array, Mailbox, encode_arrays
 from dask_petuum.runtime.owner_service import OwnerService
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.store.codec import Allocator
@@ -19,6 +21,9 @@ from dask_petuum.transport.dask_comms import DaskTransport, Node
 from dask_petuum.transport.shared import Arena, PeerArena
 
 __all__ = ["RankRun"]
+
+#: Under what name the moving blocks are counted.
+BLOCKS = "__blocks__"
 
 
 class RankRun:
@@ -50,6 +55,8 @@ class RankRun:
         core = RankCore(identity, spec.tables, layout, spec.consistency, empty)
         self.transport = DaskTransport(node, spec.addresses, self.arena)
         self.endpoint = Endpoint(core, self.service, self.transport, spec.consistency)
+        self.mailbox = Mailbox()
+        self.endpoint.on_failure = self.mailbox.interrupt
         self._answers: dict[int, dict[tuple[str, int], list[Any]]] = {}
 
     def describe_memory(self) -> dict[str, Any] | None:
@@ -70,6 +77,24 @@ class RankRun:
         """Use shared memory with the ranks that have opened this one's."""
         readers = {other for other, ranks in enumerate(opened) if rank in ranks}
         self.transport.share(self._peers, readers)
+
+    def send_block(self, rank: int, block: int, stamp: int, arrays: Mapping[str, Array]) -> None:
+        """Send a block's arrays to another rank; they must not change any more."""
+        near = self.arena is not None and self.transport.reaches(rank)
+        empty = self.arena.empty if near and self.arena is not None else None
+        parts = encode_arrays(arrays, empty)
+        n_bytes = sum(values.nbytes for values in arrays.values())
+        self.endpoint.statistics.sent(BLOCKS, n_bytes, 1)
+        self.endpoint.send_block(rank, {"block": block, "stamp": stamp, "arrays": parts})
+
+    def take_block(self, block: int, stamp: int) -> dict[str, Array]:
+        """Wait for a block that was sent here, and take it."""
+        began = time.perf_counter()
+        arrays = self.mailbox.take(block, stamp)
+        self.endpoint.statistics.waited += time.perf_counter() - began
+        n_bytes = sum(values.nbytes for values in arrays.values())
+        self.endpoint.statistics.received(BLOCKS, n_bytes, 1)
+        return arrays
 
     def keep(self, message: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
         """Keep an answer's arrays until its reader says that they are installed."""

@@ -20,6 +20,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from dask_petuum.exceptions import ProtocolError, RunError, RunInterruptedError, TransportError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.interrupt import shield_from_interrupts
+from dask_petuum.runtime.mailbox import decode_arrays
 from dask_petuum.runtime.rank_run import RankRun
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.version import PLUGIN_NAME, version
@@ -84,6 +85,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             "petuum_pull": self.pull,
             "petuum_open": self.open,
             "petuum_step": self.step,
+            "petuum_block": self.block,
             "petuum_close": self.close_run,
         }
         self._casts: dict[str, Callable[..., Any]] = {
@@ -136,6 +138,20 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
     async def step(self, message: Mapping[str, Any]) -> Any:
         """Take another rank's batch and answer its read."""
         return await self._serve("step", message)
+
+    async def block(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Take a block of variables that another rank sends on."""
+        try:
+            run = self._runs.get(field_of(message, "run", str))
+            if run is None:
+                return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
+            message = run.transport.unpack(number_of(message, "rank"), message)
+            loop = asyncio.get_running_loop()
+            parcel = await loop.run_in_executor(self._pool, decode_arrays, message)
+        except ProtocolError as error:
+            return {"status": "refused", "text": str(error)}
+        run.mailbox.put(*parcel)
+        return {"status": "OK"}
 
     async def close_run(self, run_id: str) -> dict[str, Any]:
         """Free what this worker has of a run."""

@@ -108,7 +108,7 @@ class RankCore:
         self.clock = 0
         self.bound = consistency.low
         self.statistics = Statistics([spec.name for spec in specs])
-        self._sender = identity.sender()
+        self.sender = identity.sender()
         self._specs = {spec.name: spec for spec in specs}
         self._layout = layout
         self._consistency = consistency
@@ -156,7 +156,7 @@ class RankCore:
         for owner in sorted({piece.owner for piece in view.pieces}):
             held = [(piece.block, piece.rows) for piece in view.pieces if piece.owner == owner]
             message = {
-                **self._sender,
+                **self.sender,
                 "plan": view.plan,
                 "table": name,
                 "blocks": held,
@@ -203,7 +203,7 @@ class RankCore:
         entry = _Entry(self.clock, increments, chunks, set(range(self.n_ranks)), owners)
         self._log.append(entry)
         self._show_own(increments)
-        base = {**self._sender, "clock": self.clock, "last": last}
+        base = {**self.sender, "clock": self.clock, "last": last}
         effects: list[Push | Pull] = [
             Push(owner, {**base, "chunks": chunks[owner]}) for owner in range(self.n_ranks)
         ]
@@ -307,7 +307,7 @@ class RankCore:
         self._n_pulls += 1
         self._in_flight[owner] = self._n_pulls
         message = {
-            **self._sender,
+            **self.sender,
             "number": self._n_pulls,
             "need": max(need, 0),
             "since": self._since[owner],

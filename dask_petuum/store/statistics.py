@@ -53,14 +53,14 @@ class Statistics:
         self._last = self._sums()
 
     def sent(self, table: str, n_bytes: int, n_rows: int) -> None:
-        """Count increments sent to another rank."""
-        counts = self.tables[table]
+        """Count what was sent to another rank, of a table or ("__blocks__") of moving blocks."""
+        counts = self.tables.setdefault(table, TableStatistics())
         counts.bytes_out += n_bytes
         counts.rows_out += n_rows
 
     def received(self, table: str, n_bytes: int, n_rows: int) -> None:
-        """Count rows that another rank sent."""
-        counts = self.tables[table]
+        """Count what another rank sent."""
+        counts = self.tables.setdefault(table, TableStatistics())
         counts.bytes_in += n_bytes
         counts.rows_in += n_rows
 

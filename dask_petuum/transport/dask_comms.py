@@ -64,6 +64,10 @@ class DaskTransport:
         self._peers = dict(peers)
         self._readers = frozenset(readers)
 
+    def reaches(self, peer: int) -> bool:
+        """Whether a rank can read this one's arena."""
+        return peer in self._readers
+
     def call(
         self, peer: int, operation: str, message: Mapping[str, Any], on_reply: OnReply
     ) -> None:

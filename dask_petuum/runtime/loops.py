@@ -1,0 +1,51 @@
+"""Which loop runs a program, and the tables of its own that the loop needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dask_petuum.data import Partition
+from dask_petuum.runtime.block_program import ModelParallelProgram
+from dask_petuum.runtime.loop import run_loop
+from dask_petuum.runtime.metrics import LoopPlan, RankResult, metrics_table
+from dask_petuum.runtime.program import DataParallelProgram, Program
+from dask_petuum.runtime.rotation_loop import run_rotation
+from dask_petuum.runtime.shared_loop import partials_table, run_shared
+from dask_petuum.store.consistency import Consistency
+from dask_petuum.store.spec import TableSpec
+
+__all__ = ["check_consistency", "hidden_tables", "run_program"]
+
+
+def hidden_tables(program: Program, plan: LoopPlan) -> list[TableSpec]:
+    """Specify the tables that the program does not know of."""
+    tables = [metrics_table(program, plan)]
+    if isinstance(program, ModelParallelProgram) and not program.schedule().moves:
+        tables.append(partials_table(program, plan))
+    return tables
+
+
+def check_consistency(program: Program, consistency: Consistency) -> None:
+    """Refuse a model without a bound where ranks must come to the same.
+
+    Raises
+    ------
+    ValueError
+        For a model-parallel program with "asp".
+    """
+    if isinstance(program, ModelParallelProgram) and not consistency.bounded:
+        raise ValueError("model-parallel programs need a bound: consistency cannot be 'asp'")
+
+
+def run_program(
+    ctx: Any, program: Program, partitions: Sequence[Partition], plan: LoopPlan
+) -> RankResult:
+    """Run a program to its end in one rank."""
+    if isinstance(program, ModelParallelProgram):
+        if program.schedule().moves:
+            return run_rotation(ctx, program, partitions, plan)
+        return run_shared(ctx, program, partitions, plan)
+    if isinstance(program, DataParallelProgram):
+        return run_loop(ctx, program, partitions, plan)
+    raise TypeError(f"{type(program).__name__} is neither a data- nor a model-parallel program")

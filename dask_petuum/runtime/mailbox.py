@@ -1,0 +1,114 @@
+"""Blocks that were sent to a rank: put in by the event loop, taken out by the rank's thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dask_petuum.exceptions import ProtocolError
+from dask_petuum.runtime.context import Array
+from dask_petuum.store.codec import MAX_FRAME_BYTES, Allocator
+from dask_petuum.store.messages import field_of, number_of
+
+__all__ = ["Array", "Mailbox", "decode_arrays", "encode_arrays"]
+
+
+class Mailbox:
+    """Blocks by (block, stamp); each is taken once, and a repeated one is dropped.
+
+    The mutable state is `_blocks`, `_seen` and `_cause`, all under the condition.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._blocks: dict[tuple[int, int], dict[str, Array]] = {}
+        #: Newest stamp of each block that came: stamps of a block only rise.
+        self._seen: dict[int, int] = {}
+        self._cause: Exception | None = None
+
+    def __repr__(self) -> str:
+        with self._changed:
+            return f"<Mailbox with blocks {sorted(self._blocks)}>"
+
+    def put(self, block: int, stamp: int, arrays: dict[str, Array]) -> None:
+        """Put a block in, unless it came before."""
+        with self._changed:
+            if self._seen.get(block, -1) >= stamp:
+                return
+            self._seen[block] = stamp
+            self._blocks[block, stamp] = arrays
+            self._changed.notify_all()
+
+    def take(self, block: int, stamp: int) -> dict[str, Array]:
+        """Wait for a block; raises why the run ended, should it end before."""
+        key = block, stamp
+        with self._changed:
+            self._changed.wait_for(lambda: key in self._blocks or self._cause is not None)
+            if key not in self._blocks:
+                assert self._cause is not None
+                raise self._cause
+            return self._blocks.pop(key)
+
+    def interrupt(self, cause: Exception) -> None:
+        """End every wait with its cause."""
+        with self._changed:
+            self._cause = self._cause or cause
+            self._changed.notify_all()
+
+
+def encode_arrays(
+    arrays: Mapping[str, Array], empty: Allocator | None = None
+) -> list[dict[str, Any]]:
+    """Cut a block's arrays into parts of at most a frame each.
+
+    Parameters
+    ----------
+    empty
+        Makes memory that the receiver can reach, into which the parts are copied; None: they are
+        not, and the arrays must not change.
+    """
+    out = []
+    for name, values in arrays.items():
+        flat = np.ascontiguousarray(values).reshape(-1)
+        if empty is not None:
+            flat, source = empty(flat.shape, flat.dtype), flat
+            np.copyto(flat, source)
+        step = max(1, MAX_FRAME_BYTES // max(flat.itemsize, 1))
+        parts = [flat[first : first + step] for first in range(0, max(len(flat), 1), step)]
+        out.append({"name": name, "shape": list(values.shape), "parts": parts})
+    return out
+
+
+def decode_arrays(message: Mapping[str, Any]) -> tuple[int, int, dict[str, Array]]:
+    """Check and copy what `encode_arrays` made: (block, stamp, arrays).
+
+    Raises
+    ------
+    ProtocolError
+        Where the message is not one of a block.
+    """
+    block, stamp = number_of(message, "block"), number_of(message, "stamp")
+    arrays: dict[str, Array] = {}
+    for item in field_of(message, "arrays", (list, tuple)):
+        if not isinstance(item, Mapping):
+            raise ProtocolError("arrays of a block must be mappings")
+        name, shape = field_of(item, "name", str), field_of(item, "shape", (list, tuple))
+        parts = field_of(item, "parts", (list, tuple))
+        arrays[name] = _joined(name, shape, parts)
+    return block, stamp, arrays
+
+
+def _joined(name: str, shape: Sequence[Any], parts: Sequence[Any]) -> Array:
+    sizes = [part.size for part in parts if isinstance(part, np.ndarray)]
+    whole = all(isinstance(n, int) and n >= 0 for n in shape)
+    if len(sizes) != len(parts) or not whole or sum(sizes) != int(np.prod(shape, dtype=np.int64)):
+        raise ProtocolError(f"array {name!r} of a block does not fit its shape {list(shape)}")
+    if not parts:
+        raise ProtocolError(f"array {name!r} of a block is empty")
+    if len({part.dtype for part in parts}) != 1:
+        raise ProtocolError(f"array {name!r} of a block has parts of different dtypes")
+    # a copy in any case: the sender's memory is used again
+    return np.concatenate([part.reshape(-1) for part in parts]).reshape(shape)

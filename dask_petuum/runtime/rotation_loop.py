@@ -1,0 +1,159 @@
+"""The loop of programs whose blocks move: each visits every partition once in a pass.
+
+The order is that of :mod:`dask_petuum.model_parallel.rotation`, made for partitions instead of
+ranks: a rank plays the parts of its partitions, step by step. So a result does not depend on how
+partitions are spread over ranks. A block goes to its next partition as soon as it is done with: by
+hand where that is at the same rank, else by a message, ahead of the time when it is needed. Nobody
+waits for a step to end; only a block that is not there yet is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from dask_petuum.data import Partition
+from dask_petuum.exceptions import ProtocolError
+from dask_petuum.model_parallel import rotation
+from dask_petuum.runtime.block_program import Batch, BlockSpec, ModelParallelProgram
+from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResult, add_metrics
+from dask_petuum.runtime.program import State
+
+__all__ = ["RotationContext", "block_seeds", "run_rotation"]
+
+
+class RotationContext(LoopContext, Protocol):
+    """What the loop needs of a rank besides what all loops do."""
+
+    def send_block(self, rank: int, block: int, stamp: int, arrays: Mapping[str, Array]) -> None:
+        """Send a block's arrays to another rank; they must not change any more."""
+
+    def take_block(self, block: int, stamp: int) -> dict[str, Array]:
+        """Wait for a block that was sent here, and take it."""
+
+
+def run_rotation(
+    ctx: RotationContext,
+    program: ModelParallelProgram,
+    partitions: Sequence[Partition],
+    plan: LoopPlan,
+) -> RankResult:
+    """Run a program whose blocks move to its end in one rank.
+
+    Raises
+    ------
+    ValueError
+        Where there are fewer blocks than partitions.
+    """
+    ctx.defer_increments()
+    ring = _Ring(ctx, program.blocks(), plan.homes)
+    metrics = Metrics(ctx, program, plan)
+    states = {part.index: program.start(ctx, part) for part in partitions}
+    ctx.barrier()
+    stopped_by = "max_clocks"
+    for number in range(plan.max_clocks):
+        totals = dict.fromkeys(program.metrics, 0.0)
+        for part, block in _cells(partitions, ring.n_blocks, len(plan.homes)):
+            values = ring.take(block, part.index, number)
+            batch = Batch((block,), (values,), number, block_seeds(ctx, part, block))
+            add_metrics(totals, _visit(ctx, program, part, states[part.index], batch))
+            ring.pass_on(block, part.index, number, values)
+        for part in partitions:
+            add_metrics(totals, program.measure(ctx, part, states[part.index]))
+        metrics.add(totals)
+        ctx.clock()
+        stop = metrics.update()
+        if stop:
+            stopped_by = stop
+            break
+    n_clocks = metrics.n_done
+    ctx.barrier()
+    metrics.update()
+    blocks = ring.at_home(metrics.n_done)
+    outputs = {part.index: program.finish(ctx, part, states[part.index]) for part in partitions}
+    history = metrics.history if ctx.rank == 0 else []
+    return RankResult(outputs, history, n_clocks, stopped_by, blocks)
+
+
+def block_seeds(ctx: LoopContext, partition: Partition, block: int) -> np.random.SeedSequence:
+    """Root of random numbers for (run, partition, clock, block)."""
+    root = ctx.seed(partition)
+    return np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, block))
+
+
+def _cells(
+    partitions: Sequence[Partition], n_blocks: int, n_partitions: int
+) -> Iterator[tuple[Partition, int]]:
+    """Go through one pass's visits at this rank, step by step."""
+    for step in range(n_blocks):
+        for part in partitions:
+            yield part, rotation.block_at(part.index, step, n_blocks, n_partitions)
+
+
+def _visit(
+    ctx: LoopContext, program: ModelParallelProgram, part: Partition, state: State, batch: Batch
+) -> Mapping[str, float]:
+    total = program.push(ctx, part, state, batch)
+    batch.update = program.pull(ctx, batch, total)
+    return program.sync(ctx, part, state, batch)
+
+
+class _Ring:
+    """Where this rank's blocks are: here for one of its partitions, or sent on.
+
+    The mutable state is `_here`: arrays by (block, stamp). A stamp names a visit of a block: how
+    many there were before it, so that it rises from visit to visit.
+    """
+
+    def __init__(
+        self, ctx: RotationContext, specs: Sequence[BlockSpec], homes: Sequence[int]
+    ) -> None:
+        rotation.check_sizes(len(specs), len(homes))
+        self._ctx = ctx
+        self._homes = homes
+        self.n_blocks = len(specs)
+        self._specs = specs
+        self._here: dict[tuple[int, int], dict[str, Array]] = {}
+        for block, spec in enumerate(specs):
+            first = rotation.home(block, self.n_blocks, len(homes))
+            if homes[first] == ctx.rank:
+                self._here[block, 0] = spec.begin()
+
+    def take(self, block: int, partition: int, number: int) -> dict[str, Array]:
+        """Take the block for a partition's visit in a pass."""
+        key = block, self._stamp(block, partition, number)
+        values = self._here.pop(key, None)
+        return self._received(*key) if values is None else values
+
+    def _stamp(self, block: int, partition: int, number: int) -> int:
+        n = len(self._homes)
+        return number * n + (rotation.home(block, self.n_blocks, n) - partition) % n
+
+    def _received(self, block: int, stamp: int) -> dict[str, Array]:
+        values = self._ctx.take_block(block, stamp)
+        expected = {name: (v.shape, v.dtype) for name, v in self._specs[block].arrays.items()}
+        if {name: (v.shape, v.dtype) for name, v in values.items()} != expected:
+            raise ProtocolError(f"block {block} came with other arrays than {expected}")
+        return values
+
+    def pass_on(self, block: int, partition: int, number: int, values: dict[str, Array]) -> None:
+        """Give the block to the partition that is next, in this pass or in the one after."""
+        following = rotation.next_holder(partition, len(self._homes))
+        stamp = self._stamp(block, partition, number) + 1
+        if self._homes[following] == self._ctx.rank:
+            self._here[block, stamp] = values
+        else:
+            self._ctx.send_block(self._homes[following], block, stamp, values)
+
+    def at_home(self, number: int) -> dict[int, dict[str, Array]]:
+        """Take the blocks that would begin the next pass here."""
+        n = len(self._homes)
+        out = {}
+        for block in range(self.n_blocks):
+            first = rotation.home(block, self.n_blocks, n)
+            if self._homes[first] == self._ctx.rank:
+                out[block] = self.take(block, first, number)
+        return out

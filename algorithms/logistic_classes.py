@@ -18,7 +18,14 @@ from dask_petuum.runtime.job import Job
 from .inputs import check_rows, check_weights, map_rows, rows_to_apply
 from .softmax_program import encode
 
-__all__ = ["LinearScoresMixin", "OfScores", "check_labelled", "class_weights", "learn_classes"]
+__all__ = [
+    "LinearScoresMixin",
+    "OfScores",
+    "check_labelled",
+    "class_counts",
+    "class_weights",
+    "learn_classes",
+]
 
 
 def check_labelled(
@@ -61,6 +68,12 @@ def learn_classes(job: Job, name: str) -> NDArray[Any]:
     return classes
 
 
+def class_counts(job: Job, classes: NDArray[Any]) -> NDArray[np.float64]:
+    """Sum the weights of each class's rows."""
+    counts: NDArray[np.float64] = np.sum(job.map(partial(_class_counts, classes)), axis=0)
+    return counts
+
+
 def class_weights(job: Job, given: Any, classes: NDArray[Any]) -> NDArray[np.float64]:
     """Turn ``class_weight`` into a factor for each class; "balanced" counts the rows' weights.
 
@@ -70,7 +83,7 @@ def class_weights(job: Job, given: Any, classes: NDArray[Any]) -> NDArray[np.flo
         For a word or a label that is not known, a factor that is negative, and where no row
         is left any weight.
     """
-    counts = np.sum(job.map(partial(_class_counts, classes)), axis=0)
+    counts = class_counts(job, classes)
     if given is None:
         factors = np.ones(len(classes))
     elif isinstance(given, str):

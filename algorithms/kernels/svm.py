@@ -33,13 +33,13 @@ from numpy.typing import NDArray
 
 from dask_petuum.jit import kernel
 
-__all__ = ["descend", "draw", "measure", "square_norms"]
+__all__ = ["add", "descend", "dot", "draw", "measure", "square_norms"]
 
 Floats = NDArray[np.floating]
 
 
 @kernel(fastmath=True, inline=True)
-def _dot(values: Any, indices: Any, indptr: Any, i: int, u: Floats) -> float:
+def dot(values: Any, indices: Any, indptr: Any, i: int, u: Floats) -> float:
     """Product of row i with the features' weights."""
     total = 0.0
     if values.ndim == 2:
@@ -53,7 +53,7 @@ def _dot(values: Any, indices: Any, indptr: Any, i: int, u: Floats) -> float:
 
 
 @kernel(inline=True)
-def _add(values: Any, indices: Any, indptr: Any, i: int, factor: float, u: Floats) -> None:
+def add(values: Any, indices: Any, indptr: Any, i: int, factor: float, u: Floats) -> None:
     """Add a multiple of row i."""
     if values.ndim == 2:
         row = values[i]
@@ -159,7 +159,7 @@ def descend(
             box = np.inf if cost > 0.0 and not hinge else cost
             ridge = 0.5 / cost if cost > 0.0 and not hinge else 0.0
             a = alpha[i]
-            gradient = y * (_dot(values, indices, indptr, i, u) + bias * u[last]) - 1.0 + ridge * a
+            gradient = y * (dot(values, indices, indptr, i, u) + bias * u[last]) - 1.0 + ridge * a
             if cost <= 0.0 or (a == 0.0 and gradient > high) or (a >= box and gradient < low):
                 n_active -= 1
                 order[k], order[n_active] = order[n_active], order[k]
@@ -174,7 +174,7 @@ def descend(
             new = min(max(a - gradient / curvature, 0.0), box) if curvature > 0.0 else box
             alpha[i] = new
             step = s * (new - a) * y
-            _add(values, indices, indptr, i, step, u)
+            add(values, indices, indptr, i, step, u)
             u[last] += step * bias
         limits[0] = top if top > 0.0 else np.inf
         limits[1] = bottom if bottom < 0.0 else -np.inf
@@ -202,7 +202,7 @@ def measure(
     for i in range(signs.shape[0]):
         cost = costs[i]
         if cost > 0.0:
-            score = _dot(values, indices, indptr, i, u) + constant
+            score = dot(values, indices, indptr, i, u) + constant
             short = max(1.0 - float(signs[i]) * score, 0.0)
             a = alpha[i]
             if hinge:

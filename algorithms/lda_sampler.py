@@ -8,6 +8,7 @@ other cells of the same diagonal changed; they are merged after each diagonal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from .lda_tokens import State
 __all__ = [
     "Lists",
     "Map",
+    "Prior",
+    "cell_sampler",
     "doc_likelihood",
     "lists",
     "minka_sums",
@@ -74,37 +77,65 @@ def sample_pass(
     n_groups = len(state["cuts"]) - 1
     n_active = n_groups if n_active is None else n_active
     streams = seeds.generate_state(n_groups * n_groups, np.uint64).reshape(n_groups, n_groups)
-    smooth = np.zeros(n_wk.shape[1], dtype=np.float32)
-    smooth[: len(alpha)] = alpha
-    cell = _sparse_cell if "docs" in state else _dense_cell
+    prior = Prior.of(alpha, beta, n_wk.shape)
+    cell = cell_sampler(state)
     changed = 0
     for diagonal in range(n_groups):
         totals = [n_k.copy() for _ in range(n_active)]
 
         def sample(group: int, diagonal: int = diagonal, totals: list[Array] = totals) -> int:
             column = (group + diagonal) % n_groups
-            prior = (len(alpha), smooth, np.float32(beta), streams[diagonal, group])
-            return int(cell(state, group, column, prior, n_wk, totals[group]))
+            return cell(state, group, column, prior, streams[diagonal, group], n_wk, totals[group])
 
         changed += sum(threads(sample, range(n_active)))
         n_k += sum(part - n_k for part in totals)
     return changed
 
 
-def _dense_cell(state: State, group: int, column: int, prior: Any, n_wk: Array, n_k: Array) -> int:
-    n_topics, alpha, beta, seed = prior
+def cell_sampler(state: State) -> Callable[..., int]:
+    """Which function samples a cell of such a state.
+
+    It takes (state, document group, word group, prior, seed, n_wk, n_k) and returns the number of
+    tokens whose topic changed.
+    """
+    return _sparse_cell if "docs" in state else _dense_cell
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The priors as the kernels take them; ``alpha`` is padded."""
+
+    n_topics: int
+    alpha: Array
+    beta: np.float32
+    v_beta: np.float32
+
+    @classmethod
+    def of(cls, alpha: Array, beta: float, shape: tuple[int, ...]) -> Prior:
+        """Make it from (n_topics,) and the shape (n_words, n_padded) of the whole table."""
+        smooth = np.zeros(shape[1], dtype=np.float32)
+        smooth[: len(alpha)] = alpha
+        return cls(len(alpha), smooth, np.float32(beta), np.float32(shape[0]) * np.float32(beta))
+
+
+def _dense_cell(
+    state: State, group: int, column: int, prior: Prior, seed: Any, n_wk: Array, n_k: Array
+) -> int:
+    alpha = prior.alpha
     n_dk = np.zeros(len(alpha), dtype=np.int32)
     scratch = np.empty((3, len(alpha)), dtype=np.float32)
     docs = state["cuts"][group : group + 2]
     changed: int = sample_cell(
         state["words"], state["topics"], state["bounds"], docs, column,
-        n_topics, alpha, beta, seed, n_wk, n_k, n_dk, scratch,
+        prior.n_topics, alpha, prior.beta, prior.v_beta, seed, n_wk, n_k, n_dk, scratch,
     )  # fmt: skip
     return changed
 
 
-def _sparse_cell(state: State, group: int, column: int, prior: Any, n_wk: Array, n_k: Array) -> int:
-    n_topics, alpha, beta, seed = prior
+def _sparse_cell(
+    state: State, group: int, column: int, prior: Prior, seed: Any, n_wk: Array, n_k: Array
+) -> int:
+    alpha = prior.alpha
     n_buckets = -(-len(alpha) // (LANES * DEPTH)) * LANES
     zeros = np.zeros((1, n_buckets), dtype=np.int32)
     sums = np.zeros(n_buckets, dtype=np.float32)
@@ -112,7 +143,7 @@ def _sparse_cell(state: State, group: int, column: int, prior: Any, n_wk: Array,
     words = state["word_cuts"][column : column + 2]
     changed: int = sample_words(
         state["docs"], state["topics"], state["word_order"], state["word_ptr"][group], words,
-        n_topics, alpha, beta, seed, n_wk, n_k,
+        prior.n_topics, alpha, prior.beta, prior.v_beta, seed, n_wk, n_k,
         state["list_ptr"], state["list_size"], state["list_topics"], state["list_counts"],
         zeros, sums, scratch,
     )  # fmt: skip

@@ -41,6 +41,7 @@ def sample_cell(
     n_topics: Any,
     alpha: Any,
     beta: Any,
+    v_beta: Any,
     seed: Any,
     n_wk: Any,
     n_k: Any,
@@ -59,14 +60,14 @@ def sample_cell(
     n_topics : number of topics K; columns K and above of the counts are padding
     alpha : (n_padded,) float32, document-topic prior, zero in the padding
     beta : float32, topic-word prior
+    v_beta : float32, beta times the size of the whole vocabulary
     seed : uint64, stream of random numbers of this cell and pass
-    n_wk : (n_words, n_padded) int32, word-topic counts, in and out
+    n_wk : (n_rows, n_padded) int32, word-topic counts of the cell's words, in and out
     n_k : (n_padded,) int64, topic totals, in and out (this cell's own copy)
     n_dk : (n_padded,) int32, scratch, zero on entry and on return
     scratch : (3, n_padded) float32, uninitialised
     """
     weight, inverse, running = scratch[0], scratch[1], scratch[2]
-    v_beta = np.float32(n_wk.shape[0]) * beta
     one = np.float32(1.0)
     n_changed = 0
     for k in range(alpha.shape[0]):

@@ -48,6 +48,7 @@ def sample_words(
     n_topics: Any,
     alpha: Any,
     beta: Any,
+    v_beta: Any,
     seed: Any,
     n_wk: Any,
     n_k: Any,
@@ -72,8 +73,9 @@ def sample_words(
     n_topics : number of topics K; columns K and above of the counts are padding
     alpha : (n_padded,) float32, document-topic prior, zero in the padding
     beta : float32, topic-word prior
+    v_beta : float32, beta times the size of the whole vocabulary
     seed : uint64, stream of random numbers of this cell and pass
-    n_wk : (n_words, n_padded) int32, word-topic counts, in and out
+    n_wk : (n_rows, n_padded) int32, word-topic counts of the cell's words, in and out
     n_k : (n_padded,) int64, topic totals, in and out (this cell's own copy)
     list_ptr : (n_docs + 1,) int64, where each document's list of topics begins (multiples of 16)
     list_size : (n_docs,) int32, topics in each list, in and out
@@ -83,7 +85,6 @@ def sample_words(
     scratch : (4, n_padded) float32, uninitialised
     """
     weight, inverse, phi, running = scratch[0], scratch[1], scratch[2], scratch[3]
-    v_beta = np.float32(n_wk.shape[0]) * beta
     one = np.float32(1.0)
     n_rows_all = alpha.shape[0] >> 4
     n_last = docs.shape[0] - 1

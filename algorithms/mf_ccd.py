@@ -42,8 +42,8 @@ from .mf_stop import Stop
 
 __all__ = ["CcdProgram", "Plan", "Step", "padded_rows"]
 
-#: Entries of a piece of work for one thread: about 0.3 ms.
-CHUNK_ENTRIES = 1 << 16
+#: Entries of a piece of work for one thread at least (0.1 ms), and pieces at most.
+CHUNK_ENTRIES, MAX_CHUNKS = 1 << 14, 64
 #: Rounds over a block in the first pass: the first factors are random, and each round is a step
 #: of the power method.
 FIRST_ROUNDS = 4
@@ -109,9 +109,9 @@ def padded_rows(counts: NDArray[Any], n_others: int) -> Rows:
 
 
 def _chunks(starts: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Cut rows into chunks of about CHUNK_ENTRIES entries; the same for any number of threads."""
+    """Cut rows into chunks of about equally many entries; the same for any number of threads."""
     n_rows = len(starts) - 1
-    n_chunks = max(1, min(n_rows, int(starts[-1]) // CHUNK_ENTRIES))
+    n_chunks = max(1, min(n_rows, MAX_CHUNKS, int(starts[-1]) // CHUNK_ENTRIES))
     cuts = np.searchsorted(starts, np.arange(1, n_chunks) * starts[-1] // n_chunks)
     bounds = np.unique([0, *cuts.tolist(), n_rows])
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))

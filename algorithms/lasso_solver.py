@@ -37,6 +37,10 @@ Tell = Callable[[dict[str, float]], bool]
 #: Columns that a working set grows by at least, and by what share of the nonzero ones, through a
 #: Gram matrix (whose cost grows with the square) and through columns.
 FIRST, GRAM_GROWTH, RESIDUAL_GROWTH = 100, 0.5, 2.0
+#: The first set may cost about as much as a pass over X: a Gram matrix of k columns takes n k^2
+#: operations at BLAS's rate, a pass reads n p numbers at the memory's; ten cycles through k columns
+#: take some 40 times as long as reading them once.
+SQUARE_PER_COLUMN, COLUMNS_PER_FIRST = 10.0, 40
 #: Numbers of a Gram matrix that are always allowed (256 MB), besides as many as X has.
 GRAM_NUMBERS = 2**25
 #: A Gram matrix pays while the set is smaller than this many times a column's stored values.
@@ -109,11 +113,7 @@ class LassoSolver:
         """Choose a working set, solve on it, read the columns."""
         search = self.search
         old = int(search.in_set.sum())
-        growth = GRAM_GROWTH if self._gram_pays(old, FIRST) else RESIDUAL_GROWTH
-        room = max(FIRST, int(growth * np.count_nonzero(search.w)))
-        if search.penalty.lam == 0.0:
-            room = len(search.alive)
-        new = search.choose(room, strong)
+        new = search.choose(self._room(old), strong)
         if self._gram_pays(old, len(new)):
             search.set.add(self.columns, new)
             search.solve()
@@ -123,6 +123,17 @@ class LassoSolver:
             state = (search.w, self.r)
             solve_by_residual(self.columns, cols, search.penalty, state, target, search.accuracy)
         self._read(search.alive)
+
+    def _room(self, n_set: int) -> int:
+        """Columns that a set of so many may grow by."""
+        n_cols, search = self.columns.n_cols, self.search
+        if search.penalty.lam == 0.0:
+            return len(search.alive)
+        first = max(FIRST, int(np.sqrt(SQUARE_PER_COLUMN * n_cols)) if n_set == 0 else 0)
+        growth = GRAM_GROWTH
+        if not self._gram_pays(n_set, first):
+            first, growth = max(FIRST, n_cols // COLUMNS_PER_FIRST), RESIDUAL_GROWTH
+        return max(first, int(growth * np.count_nonzero(search.w)))
 
     def _gram_pays(self, n_set: int, n_new: int) -> bool:
         """Whether the set with so many more columns is better solved by its Gram matrix.

@@ -9,7 +9,7 @@ lanes                 user                   item
 0 (with biases)       bias                   1, held
 1 (with biases)       1, held                bias
 next                  factors                factors
-to a multiple of 8    0, held                0, held
+to a multiple of 8    0                      0
 ====================  =====================  =====================
 """
 
@@ -111,9 +111,10 @@ class Problem:
         (4, width): free lanes (1, else 0) and penalties of users, the same of items
         """
         out = np.zeros((4, self.width), np.float32)
-        out[0::2, self.factors] = 1
+        # Lanes that pad a row count as factors: they are 0 on both sides, and stay so.
+        out[0::2, self.factors.start :] = 1
         # In scaled ratings factors are smaller by sqrt(scale), biases by scale.
-        out[1::2, self.factors] = self.penalty.factors / self.scale
+        out[1::2, self.factors.start :] = self.penalty.factors / self.scale
         if self.has_biases:
             for side in (0, 1):
                 out[2 * side, side] = 1

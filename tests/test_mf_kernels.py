@@ -101,6 +101,8 @@ def test_step_equals_its_twin(seed, n_vectors):
 
     users, items = side(3), side(2)
     lanes = rng.uniform(0, 1, (4, width)).astype(np.float32)
+    lanes[0::2, 8:] = 1
+    lanes[1::2, 8:] = lanes[1::2, -1:]
     copies = [tuple(a.copy() for a in pair) for pair in (users, items)]
     rating, rate = np.float32(rng.normal()), np.float32(0.05)
     fast = _step(users, items, lanes, 2, 1, rating, rate)

@@ -5,7 +5,9 @@ With ``e = r - p'q``, both rows step against their gradients at once:
 ``t_p = m_p * e q - l_p * s_p p``, ``p <- p + rate / sqrt(g_p) t_p``, ``g_p <- g_p + |t_p|^2 / k``
 
 and likewise for ``q``. ``m`` is 0 for lanes that are held (the ones that stand beside a bias),
-``l`` the penalties by lane, ``s`` the row's factor of them, ``k`` the number of lanes.
+``l`` the penalties by lane; both vary in the first vector only: behind it ``m`` is 1 and ``l``
+that of the last lane (lanes that pad a row are 0 on both sides and stay so). ``s`` is the row's
+factor of the penalties, ``k`` the number of lanes.
 One rate for a whole row is the "reduced per-coordinate schedule" of Chin et al. 2015.
 
 References
@@ -86,23 +88,39 @@ def _move(v: Lanes, where: Any, memory: Any, lanes: tuple[Any, Any], scalars: An
         scales.append(v.splat(v.scalar(speed, builder.add(place, I64(1)))))
         paces.append(v.splat(builder.fdiv(rate, builder.call(root, [v.scalar(speed, place)]))))
     totals = [v.variable(v.zero()) for _ in (0, 1)]
-    with cgutils.for_range_slice(builder, I64(0), width, I64(LANES)) as (at, _):
-        places_now = [builder.add(start, at) for start in starts]
-        values = [v.load(array, place) for array, place in zip(factors, places_now, strict=True)]
-        for side in (0, 1):
-            held = builder.add(builder.mul(width, I64(2 * side)), at)
-            free = builder.fmul(v.load(tables, held), error)
-            ridge = v.load(tables, builder.add(held, width))
-            pull = builder.fmul(builder.fmul(ridge, scales[side]), values[side])
-            move = v.fma(free, values[1 - side], v.negate(pull))
-            builder.store(v.fma(move, move, builder.load(totals[side])), totals[side])
-            moved = v.fma(paces[side], move, values[side])
-            v.store(moved, factors[side], places_now[side])
+    row = (factors, starts, paces, totals)
+    held, ridges = [], []
+    for side in (0, 1):
+        held.append(v.load(tables, builder.mul(width, I64(2 * side))))
+        ridge = v.load(tables, builder.mul(width, I64(2 * side + 1)))
+        ridges.append(builder.fmul(ridge, scales[side]))
+    _move_lanes(v, row, I64(0), [builder.fmul(free, error) for free in held], ridges)
+    rest = [
+        builder.fmul(
+            v.splat(v.scalar(tables, builder.sub(builder.mul(width, I64(k)), I64(1)))), scale
+        )
+        for k, scale in ((2, scales[0]), (4, scales[1]))
+    ]
+    with cgutils.for_range_slice(builder, I64(LANES), width, I64(LANES)) as (at, _):
+        _move_lanes(v, row, at, [error, error], rest)
     for side in (0, 1):
         size = builder.uitofp(width, F32)
         total = builder.extract_element(v.sum(builder.load(totals[side])), I64(0))
         speed = builder.fadd(v.scalar(speeds[side], places[side]), builder.fdiv(total, size))
         builder.store(speed, builder.gep(speeds[side], [places[side]]))
+
+
+def _move_lanes(v: Lanes, row: Any, at: Any, errors: list[Any], ridges: list[Any]) -> None:
+    """Step eight lanes of both rows, and add up the squares of the steps."""
+    factors, starts, paces, totals = row
+    builder = v.builder
+    places = [builder.add(start, at) for start in starts]
+    values = [v.load(array, place) for array, place in zip(factors, places, strict=True)]
+    for side in (0, 1):
+        pull = builder.fmul(ridges[side], values[side])
+        move = v.fma(errors[side], values[1 - side], v.negate(pull))
+        builder.store(v.fma(move, move, builder.load(totals[side])), totals[side])
+        v.store(v.fma(paces[side], move, values[side]), factors[side], places[side])
 
 
 def _unary_kind() -> Any:
@@ -125,7 +143,8 @@ def step_python(
     ----------
     users, items : factors (n_rows, width) and speeds (n_rows, 2): ``g`` and ``s`` of each row;
         float32, updated in place
-    lanes : (4, width) float32: ``m`` and ``l`` of the users, ``m`` and ``l`` of the items
+    lanes : (4, width) float32: ``m`` and ``l`` of the users, ``m`` and ``l`` of the items; beyond
+        the first 8 lanes ``m`` is 1 and ``l`` that of the last lane
     where : row of the user, row of the item
     rating, rate : float32
     """

@@ -106,7 +106,7 @@ class ElasticNet(RegressorMixin, PetuumEstimator):  # type: ignore[misc]
     >>> X = np.array([[0.0, 1], [1, 0], [2, 1], [3, 0]])
     >>> model = ElasticNet(alpha=0.1, tol=1e-10).fit(X, 3 * X[:, 0] + 1)
     >>> model.coef_.round(3).tolist(), round(float(model.intercept_), 3)
-    ([2.846, -0.0], 1.231)
+    ([2.846, 0.0], 1.231)
     """
 
     coef_: NDArray[Any]
@@ -265,7 +265,7 @@ class Lasso(ElasticNet):
     >>> X = np.array([[0.0, 1], [1, 0], [2, 1], [3, 0]])
     >>> model = Lasso(alpha=0.1, tol=1e-10).fit(X, 3 * X[:, 0] + 1)
     >>> model.coef_.round(3).tolist(), round(float(model.intercept_), 3)
-    ([2.92, -0.0], 1.12)
+    ([2.92, 0.0], 1.12)
     """
 
     l1_ratio: float = 1.0

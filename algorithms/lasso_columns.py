@@ -25,8 +25,12 @@ __all__ = ["Columns", "DenseColumns", "SparseColumns", "columns_of"]
 Doubles = NDArray[np.float64]
 Longs = NDArray[np.int64]
 
-#: Values below which a pass is not worth a second thread (50 microseconds to hand it over).
-VALUES_PER_CHUNK = 100_000
+#: Values of a thread's slice of a pass, 2 to 4 ms: handing a slice over costs 0.05 ms on a quiet
+#: machine, and a switch of processes (some ms) where another one has the core.
+VALUES_PER_CHUNK = 2**22
+#: A Gram matrix pays while the set is smaller than this many times a column's stored values; of
+#: sparse columns also only for small sets, since products of pairs are not formed by BLAS.
+DENSE_LIMIT, SPARSE_LIMIT, SPARSE_SET = 4.0, 8.0, 512.0
 #: Rows of a block whose columns are gathered for a Gram matrix: 16 MB of 500 columns.
 GRAM_ROWS = 4096
 #: Columns of a tile of the Gram matrix: BLAS is at its best rate from here.
@@ -62,8 +66,8 @@ class Columns(ABC):
     squares: Doubles
     means: Doubles
     values_per_column: float
-    #: How much cheaper a step in a Gram matrix is than one through the column, per number.
-    gram_speed: float
+    #: Columns of a set up to which its Gram matrix pays.
+    gram_limit: float
     #: Whether products of centred columns can be formed without losing half of their digits.
     gram_is_exact: bool
 
@@ -136,7 +140,7 @@ class Columns(ABC):
     def _spread(self, work: Callable[[int, int], Any], n: int) -> None:
         """Do columns 0 .. n-1 of a list in slices, in the threads where that pays."""
         chunks = int(n * self.values_per_column / VALUES_PER_CHUNK)
-        chunks = min(chunks, 8 * self.threads.n_threads, n)
+        chunks = min(chunks, 4 * self.threads.n_threads, n)
         if chunks < 2 or self.threads.n_threads == 1:
             work(0, n)
             return
@@ -147,12 +151,11 @@ class Columns(ABC):
 class DenseColumns(Columns):
     """Columns of an F-contiguous array, float32 or float64."""
 
-    gram_speed = 1.0
-
     def __init__(self, x: NDArray[Any], ones: Doubles, threads: Threads) -> None:
         super().__init__(x.shape[0], x.shape[1], ones, threads)
         self.x = x
         self.values_per_column = float(x.shape[0])
+        self.gram_limit = DENSE_LIMIT * x.shape[0]
 
     def descend(
         self,
@@ -197,12 +200,11 @@ class DenseColumns(Columns):
 class SparseColumns(Columns):
     """Columns of a CSC matrix, float32 or float64."""
 
-    gram_speed = 8.0
-
     def __init__(self, x: Any, ones: Doubles, threads: Threads) -> None:
         super().__init__(x.shape[0], x.shape[1], ones, threads)
         self.csc = (x.data, x.indices, x.indptr)
         self.values_per_column = x.nnz / x.shape[1]
+        self.gram_limit = min(SPARSE_LIMIT * self.values_per_column, SPARSE_SET)
 
     def descend(
         self,

@@ -144,8 +144,8 @@ def keep(
 
 
 def warn(estimator: ElasticNet, outcome: Outcome, n_rows: int) -> None:
-    """Warn where the gap is not small enough."""
-    if not outcome.converged:
+    """Warn where the gap is not small enough, unless somebody stopped the search."""
+    if not outcome.converged and not outcome.stopped:
         warnings.warn(
             f"{type(estimator).__name__} did not converge: the dual gap is "
             f"{outcome.gap / n_rows:.3e} after {outcome.n_rounds} rounds, wanted is tol "

@@ -83,7 +83,8 @@ def _run(estimator: ElasticNet, job: Job, root: Any) -> tuple[RunResult, Outcome
     estimator.history_ = [{**record, "clock": float(k)} for k, record in enumerate(history)]
     gap = certified[-1]["dual_gap"] if certified else np.inf
     converged = bool(certified and certified[-1]["converged"])
-    outcome = Outcome(gap * task.n_rows, max(len(history) - 1, 0), converged)
+    stopped = result.stopped_by in ("callback", "interrupt")
+    outcome = Outcome(gap * task.n_rows, max(len(history) - 1, 0), converged, stopped)
     return result, outcome, task
 
 

@@ -37,11 +37,24 @@ SPARE = 1000
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended: gap (unscaled), rounds, and whether the gap is small enough."""
+    """How a search ended.
+
+    Attributes
+    ----------
+    gap
+        In the scale of the sum of squares.
+    n_rounds
+        Rounds made.
+    converged
+        Whether the gap is small enough.
+    stopped
+        Whether a callback or Ctrl-C ended it.
+    """
 
     gap: float
     n_rounds: int
     converged: bool
+    stopped: bool = False
 
 
 class Search:

@@ -43,8 +43,6 @@ FIRST, GRAM_GROWTH, RESIDUAL_GROWTH = 100, 0.5, 2.0
 SQUARE_PER_COLUMN, COLUMNS_PER_FIRST = 10.0, 40
 #: Numbers of a Gram matrix that are always allowed (256 MB), besides as many as X has.
 GRAM_NUMBERS = 2**25
-#: A Gram matrix pays while the set is smaller than this many times a column's stored values.
-GRAM_PAYS = 4.0
 
 
 class LassoSolver:
@@ -107,7 +105,7 @@ class LassoSolver:
                 if stop or search.finished or n_rounds == max_rounds:
                     break
                 self._improve(strong if n_rounds == 0 else np.inf)
-        return Outcome(float(search.gap), n_rounds, search.converged)
+        return Outcome(float(search.gap), n_rounds, search.converged, stop)
 
     def _improve(self, strong: float) -> None:
         """Choose a working set, solve on it, read the columns."""
@@ -145,8 +143,7 @@ class LassoSolver:
             return False
         size = n_set + n_new
         room = max(GRAM_NUMBERS, columns.n_cols * columns.values_per_column)
-        pays = GRAM_PAYS * columns.gram_speed * columns.values_per_column
-        return size <= pays and size**2 <= room
+        return size <= columns.gram_limit and size**2 <= room
 
     def _read(self, cols: Longs) -> None:
         """Bring the residual and the correlations of some columns up to date."""

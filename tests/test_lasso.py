@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from dask_petuum.algorithms import lasso_solver
+from dask_petuum.algorithms import lasso_columns
 from dask_petuum.algorithms.lasso import ElasticNet, Lasso
 from dask_petuum.algorithms.lasso_certificate import Norms, Penalty, certify
 from dask_petuum.algorithms.lasso_columns import columns_of
@@ -124,6 +124,22 @@ def test_a_fit_that_is_cut_short_says_so():
         Lasso(0.01, tol=1e-10, max_iter=1, **HERE).fit(da.from_array(x), da.from_array(y))
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_callbacks_see_every_round_and_may_end_the_fit(lazy, monkeypatch):
+    x, y, _ = make(60, 150)
+    seen = []
+
+    def stop_at_the_second(self, root):
+        return lambda record: seen.append(record) or len(seen) == 2
+
+    monkeypatch.setattr(Lasso, "_monitor", stop_at_the_second)
+    data = (da.from_array(x, chunks=(30, 150)), da.from_array(y, chunks=30)) if lazy else (x, y)
+    model = Lasso(0.01, tol=1e-12, **HERE).fit(*data)
+    assert model.n_iter_ == 1
+    assert [record["dual_gap"] for record in model.history_] == [r["dual_gap"] for r in seen]
+    assert model.coef_.any()
+
+
 def test_excluded_columns_are_not_in_the_solution():
     x, y, _ = make(100, 300, share=0.5)
     model = Lasso(0.3, tol=1e-10, **HERE).fit(x, y)
@@ -170,7 +186,8 @@ def test_threads_and_a_forbidden_gram_matrix_change_nothing(sparse, monkeypatch)
     model = Lasso(0.02, tol=1e-12, **HERE).fit(data, y)
     threaded = Lasso(0.02, tol=1e-12, scheduler="local", n_jobs=2).fit(data, y)
     np.testing.assert_allclose(threaded.coef_, model.coef_, atol=1e-9)
-    monkeypatch.setattr(lasso_solver, "GRAM_PAYS", 0.0)
+    monkeypatch.setattr(lasso_columns, "DENSE_LIMIT", 0.0)
+    monkeypatch.setattr(lasso_columns, "SPARSE_SET", 0.0)
     through_columns = Lasso(0.02, tol=1e-12, **HERE).fit(data, y)
     np.testing.assert_allclose(through_columns.coef_, model.coef_, atol=1e-5)
 

@@ -28,14 +28,14 @@ from sklearn.utils.validation import check_is_fitted
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.lazy import map_rows
-from dask_petuum.runtime.job import Job, RunResult
+from dask_petuum.runtime.job import Job
 
-from .lda_counts import check_counts, check_input, check_piece, count_tokens
+from .lda_counts import check_counts, check_input, check_piece
+from .lda_fit import keep_result, make_program
 from .lda_infer import Topics, document_completion, infer, score_partition
-from .lda_parameters import check_parameters, first_priors, growth_of, is_learnt
-from .lda_program import LDAProblem, LDAProgram
+from .lda_parameters import check_parameters
 from .lda_sampler import word_log_likelihood
-from .lda_tokens import choose_sampler, padded
+from .lda_tokens import padded
 from .lda_topics import npmi, read_model, to_dataset, top_indices, write_model
 
 __all__ = ["LDA"]
@@ -85,6 +85,10 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
     consistency, staleness
         How current other ranks' counts are: "bsp", "ssp", "essp" or "asp", and by how many
         passes they may lag. In this process every count is current.
+    parallelism
+        "data": every rank has the whole word-topic table, and counts of other ranks may lag.
+        "model": each has a share of it, which moves from rank to rank; counts are exact, and only
+        topic totals lag. For tables that are too large for one process.
     warm_start
         ``fit`` starts from the topics of the last fit: the first pass draws from them, then
         they are forgotten.
@@ -149,6 +153,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         verbose: int = 0,
         consistency: str = "bsp",
         staleness: int | str = 0,
+        parallelism: str = "data",
         warm_start: bool = False,
         scheduler: str | None = None,
     ) -> None:
@@ -164,6 +169,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         self.verbose = verbose
         self.consistency = consistency
         self.staleness = staleness
+        self.parallelism = parallelism
         self.warm_start = warm_start
         self.scheduler = scheduler
 
@@ -209,12 +215,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
                 f"features, the model {seed.shape[0]}"
             )
         with self._job(X) as job:
-            program = LDAProgram(self._problem(job, seed, drop_seed=True))
-            self._run(
-                job, program, partial(self._keep, 0.0, 0),
-                max_clocks=self._max_clocks(job, self.max_iter),
-                seed=self._seed(self.random_state),
-            )  # fmt: skip
+            self._train(job, seed, (0.0, 0), self.max_iter, drop_seed=True)
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -229,12 +230,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         before = (0.0, 0) if first else (self.doc_log_likelihood_, self.n_tokens_)
         passes = self.max_iter if first else PARTIAL_PASSES
         with self._job(X) as job:
-            program = LDAProgram(self._problem(job, seed, drop_seed=False))
-            self._run(
-                job, program, partial(self._keep, *before),
-                max_clocks=self._max_clocks(job, passes),
-                seed=self._seed(self.random_state), callbacks=False,
-            )  # fmt: skip
+            self._train(job, seed, before, passes, drop_seed=False, callbacks=False)
         return self
 
     def transform(self, X: Any) -> Any:
@@ -338,10 +334,6 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
     def _job(self, X: Any) -> Job:
         return self._open_job(X, check=None if dask_backed(X) is None else check_piece)
 
-    def _max_clocks(self, job: Job, passes: int) -> int:
-        # All partitions but the first wait for one clock at the start.
-        return passes + (1 if len(job.sizes) > 1 else 0)
-
     def _seed_counts(self) -> NDArray[np.int32]:
         """Counts of the model so far, padded; (n_words, n_padded)."""
         if self.word_topic_counts_.shape[1] != self.n_components:
@@ -353,42 +345,17 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         counts[:, : self.n_components] = self.word_topic_counts_
         return counts
 
-    def _problem(self, job: Job, seed: Any, *, drop_seed: bool) -> LDAProblem:
-        sizes = job.map(count_tokens)
-        n_tokens, n_docs = sum(tokens for tokens, _ in sizes), sum(docs for _, docs in sizes)
-        n_topics = int(self.n_components)
-        sampler = self.sampler
-        if sampler == "auto":
-            sampler = choose_sampler(n_topics, n_tokens, n_docs)
-        learn = seed is None or drop_seed  # a few new documents say little of priors
-        alpha, beta = first_priors(self, seed is not None)
-        return LDAProblem(
-            n_topics, job.n_features, alpha, beta, sampler,
-            learn_alpha=learn and is_learnt(self.doc_topic_prior),
-            learn_beta=learn and self.topic_word_prior == "auto",
-            evaluate_every=max(int(self.evaluate_every), 0),
-            growth=growth_of(self.max_iter, n_tokens, len(job.sizes)),
-            tol=float(self.tol),
-            n_partitions=len(job.sizes),
-            slack=self.staleness if isinstance(self.staleness, int) else 8,
-            seed_counts=seed,
-            drop_seed=drop_seed,
+    def _train(
+        self, job: Job, seed: Any, before: tuple[float, int], passes: int, **options: Any
+    ) -> None:
+        """Fit to a job's documents, from the counts of an earlier model or from none."""
+        program = make_program(self, job, seed, drop_seed=options.pop("drop_seed"))
+        # All partitions but the first wait for one clock at the start.
+        max_clocks = passes + (1 if len(job.sizes) > 1 else 0)
+        self._run(
+            job, program, partial(keep_result, self, program, before),
+            max_clocks=max_clocks, seed=self._seed(self.random_state), **options,
         )  # fmt: skip
-
-    def _keep(self, doc_log_likelihood: float, n_tokens: int, result: RunResult) -> None:
-        """Turn a run's result into attributes; likelihood and tokens are those before it."""
-        counts: Any = result.tables["word_topic"]
-        if not isinstance(counts, np.ndarray):
-            counts = counts.toarray()
-        self.word_topic_counts_ = np.array(counts[:, : self.n_components], np.int32, order="C")
-        first = result.outputs[0]
-        self.doc_topic_prior_ = np.array(first["alpha"])
-        self.topic_word_prior_ = float(first["beta"][0])
-        parts = [float(output["doc_log_likelihood"][0]) for output in result.outputs]
-        self.doc_log_likelihood_ = doc_log_likelihood + math.fsum(parts)
-        self.n_tokens_ = n_tokens + sum(int(output["n_tokens"][0]) for output in result.outputs)
-        self.n_iter_ = result.n_clocks
-        self.history_ = result.history
 
 
 def _map(function: Any, items: Any) -> list[Any]:

@@ -32,6 +32,8 @@ def check_parameters(model: Any) -> None:
             raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
     for name in ("doc_topic_prior", "topic_word_prior"):
         _check_prior(name, getattr(model, name))
+    if model.parallelism not in ("data", "model"):
+        raise ValueError(f"parallelism must be 'data' or 'model', got {model.parallelism!r}")
     if model.sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {SAMPLERS}, got {model.sampler!r}")
     if not isinstance(model.tol, Real) or not float(model.tol) >= 0:
@@ -73,13 +75,8 @@ def _check_prior(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be None, 'auto' or a number > 0, got {value!r}")
 
 
-def growth_of(max_iter: int, n_tokens: int, n_partitions: int) -> float:
-    """Passes over the first partition's documents for each stage of the start.
-
-    Twice as many where there are several partitions: the first has a part of the documents only,
-    and the others' start from the topics that it found. With 16 the held-out perplexity after 100
-    passes over 1.9 million tokens in 2, 4 or 8 partitions is that of one partition (2026-11).
-    """
+def growth_of(max_iter: int, n_tokens: int) -> float:
+    """Passes over the first partition's documents for each stage of the start."""
     if n_tokens < MIN_GROWTH_TOKENS:
         return 0.0
-    return min(MAX_GROWTH, max_iter / 8) * min(n_partitions, 2)
+    return min(MAX_GROWTH, max_iter / 8)

@@ -37,7 +37,7 @@ from .lda_sampler import (
 from .lda_start import grow
 from .lda_tokens import lay_out, padded
 
-__all__ = ["LDAProblem", "LDAProgram"]
+__all__ = ["LDAHistory", "LDAProblem", "LDAProgram", "last_stage", "learnt"]
 
 #: Passes before priors are learnt: the first topics say little of how they are shared.
 BURN_IN = 10
@@ -88,10 +88,32 @@ class LDAProblem:
     drop_seed: bool = False
 
 
-class LDAProgram(DataParallelProgram):
-    """One clock is one pass of Gibbs sampling over every document."""
+class LDAHistory:
+    """What the history of a fit shows, and when it ends."""
 
+    problem: LDAProblem
     metrics: tuple[str, ...] = ("tokens", "changed", "log_likelihood", "evaluated")
+
+    def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
+        """Show tokens sampled, share that changed, and the joint log-likelihood per token."""
+        shown = {
+            "tokens": totals["tokens"],
+            "changed": min(totals["changed"] / max(totals["tokens"], 1.0), 1.0),
+        }
+        if totals["evaluated"] > 0:
+            shown["log_likelihood"] = totals["log_likelihood"] / totals["evaluated"]
+        return shown
+
+    def converged(self, history: Sequence[Record]) -> bool:
+        """Stop when the log-likelihood per token hardly moves between two evaluations."""
+        if self.problem.tol <= 0 or "log_likelihood" not in history[-1]:
+            return False
+        values = [record["log_likelihood"] for record in history if "log_likelihood" in record]
+        return len(values) > 1 and abs(values[-1] - values[-2]) < self.problem.tol
+
+
+class LDAProgram(LDAHistory, DataParallelProgram):
+    """One clock is one pass of Gibbs sampling over every document."""
 
     def __init__(self, problem: LDAProblem) -> None:
         self.problem = problem
@@ -143,7 +165,7 @@ class LDAProgram(DataParallelProgram):
         seeds = ctx.seed(partition)
         drawn = 0
         if state["passes"][0] == 0 and not n_k.any():
-            drawn = grow(*args, seeds, ctx.map, self.problem.growth)
+            drawn = grow(*args, seeds, ctx.map, self.problem.growth, last_stage(self.problem))
         changed = sample_pass(*args, seeds.spawn(1)[0], ctx.map)
         state["passes"][0] += 1
         made = int(state["passes"][0])
@@ -165,23 +187,6 @@ class LDAProgram(DataParallelProgram):
             "log_likelihood": likelihood,
             "evaluated": n_tokens if evaluated else 0.0,
         }
-
-    def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
-        """Show tokens sampled, share that changed, and the joint log-likelihood per token."""
-        shown = {
-            "tokens": totals["tokens"],
-            "changed": min(totals["changed"] / max(totals["tokens"], 1.0), 1.0),
-        }
-        if totals["evaluated"] > 0:
-            shown["log_likelihood"] = totals["log_likelihood"] / totals["evaluated"]
-        return shown
-
-    def converged(self, history: Sequence[Record]) -> bool:
-        """Stop when the log-likelihood per token hardly moves between two evaluations."""
-        if self.problem.tol <= 0 or "log_likelihood" not in history[-1]:
-            return False
-        values = [record["log_likelihood"] for record in history if "log_likelihood" in record]
-        return len(values) > 1 and abs(values[-1] - values[-2]) < self.problem.tol
 
     def finish(self, ctx: Context, partition: Partition, state: State) -> State:
         """Give the learnt priors and the documents' part of the log-likelihood."""
@@ -236,9 +241,7 @@ class LDAProgram(DataParallelProgram):
         """One step of Minka's fixed point for each prior that is learnt (Wallach 2009)."""
         made = int(state["passes"][0])
         if self.problem.learn_alpha and made > BURN_IN:
-            sums = self._view(ctx, "prior_sums").values[0]
-            if sums[-1] > 0:
-                state["alpha"] = np.maximum(state["alpha"] * sums[:-1] / sums[-1], FLOOR)
+            state["alpha"] = learnt(state["alpha"], self._view(ctx, "prior_sums").values[0])
         if self.problem.learn_beta and made > BURN_IN:
             n_wk = self._word_counts(ctx)
             n_k = self._view(ctx, "topic_total").values[0]
@@ -256,3 +259,16 @@ class LDAProgram(DataParallelProgram):
             beta, n_topics = float(state["beta"][0]), self.problem.n_topics
             likelihood += word_log_likelihood(*counts, n_topics, beta, ctx.map)
         return likelihood
+
+
+def last_stage(problem: LDAProblem) -> int:
+    """One document in so many is what the last stage of the start has."""
+    return 2 if problem.n_partitions == 1 else 1
+
+
+def learnt(alpha: Array, sums: Array) -> Array:
+    """One step of Minka's fixed point, from the sums over all documents (`minka_sums`)."""
+    if sums[-1] <= 0:
+        return alpha
+    step: Array = np.maximum(alpha * sums[:-1] / sums[-1], FLOOR)
+    return step

@@ -31,8 +31,12 @@ __all__ = [
     "lists",
     "minka_sums",
     "sample_pass",
+    "total_likelihood",
     "word_log_likelihood",
+    "word_prior_ratio",
     "word_prior_sum",
+    "word_prior_terms",
+    "words_likelihood",
 ]
 
 Array = NDArray[Any]
@@ -187,18 +191,39 @@ def minka_sums(state: State, alpha: Array, threads: Map) -> Array:
 
 def word_log_likelihood(n_wk: Array, n_k: Array, n_topics: int, beta: float, threads: Map) -> float:
     """Log p(w | z, beta) of the whole corpus, from its counts."""
-    v_beta = n_wk.shape[0] * beta
+    total = words_likelihood(n_wk, n_topics, beta, threads)
+    return total + total_likelihood(n_k, n_wk.shape[0], n_topics, beta)
+
+
+def words_likelihood(n_wk: Array, n_topics: int, beta: float, threads: Map) -> float:
+    """Give the part of log p(w | z, beta) that some words' counts have."""
     chunks = _chunks(n_wk.shape[0])
-    total = sum(threads(lambda rows: word_likelihood(n_wk, n_topics, beta, rows), chunks))
-    return float(total + n_topics * gammaln(v_beta) - gammaln(n_k[:n_topics] + v_beta).sum())
+    return float(sum(threads(lambda rows: word_likelihood(n_wk, n_topics, beta, rows), chunks)))
+
+
+def total_likelihood(n_k: Array, n_words: int, n_topics: int, beta: float) -> float:
+    """Give the part of log p(w | z, beta) that the topic totals have."""
+    v_beta = n_words * beta
+    return float(n_topics * gammaln(v_beta) - gammaln(n_k[:n_topics] + v_beta).sum())
 
 
 def word_prior_sum(n_wk: Array, n_k: Array, n_topics: int, beta: float, threads: Map) -> float:
     """Factor by which Minka's fixed point changes the symmetric topic-word prior."""
-    n_words = n_wk.shape[0]
-    above = sum(threads(lambda rows: word_sums(n_wk, n_topics, beta, rows), _chunks(n_words)))
+    terms = word_prior_terms(n_wk, n_topics, beta, threads)
+    return word_prior_ratio(terms, n_k, n_wk.shape[0], n_topics, beta)
+
+
+def word_prior_terms(n_wk: Array, n_topics: int, beta: float, threads: Map) -> float:
+    """Give some words' part of the numerator of that factor."""
+    return float(
+        sum(threads(lambda rows: word_sums(n_wk, n_topics, beta, rows), _chunks(n_wk.shape[0])))
+    )
+
+
+def word_prior_ratio(terms: float, n_k: Array, n_words: int, n_topics: int, beta: float) -> float:
+    """Make the factor of its numerator's sum over all words and the topic totals."""
     below = (digamma(n_k[:n_topics] + n_words * beta) - digamma(n_words * beta)).sum()
-    return float(above / (n_words * below)) if below > 0 else 1.0
+    return float(terms / (n_words * below)) if below > 0 and terms > 0 else 1.0
 
 
 def _ranges(cuts: Array) -> list[Array]:

@@ -12,7 +12,7 @@ from .lda_sampler import Array, Map, sample_pass
 from .lda_split import Tokens, choose_exchanges, regroup
 from .lda_tokens import State, token_docs, token_words
 
-__all__ = ["grow"]
+__all__ = ["grow", "list_topics"]
 
 #: Document groups below which a fit does not start on some of them.
 MIN_GROUPS = 4
@@ -32,6 +32,7 @@ def grow(
     seeds: np.random.SeedSequence,
     threads: Map,
     effort: float,
+    last: int = 2,
 ) -> int:
     """Find first topics on an eighth, a quarter and half of the documents, in turn.
 
@@ -47,6 +48,9 @@ def grow(
         As in `sample_pass`; no token has a topic yet.
     effort
         Passes' worth of each stage; 0: every topic is drawn with equal probability.
+    last
+        The last stage has one document in so many: 2, or 1 where the documents are themselves
+        but a part.
 
     Returns
     -------
@@ -54,7 +58,8 @@ def grow(
     """
     n_groups = len(state["cuts"]) - 1
     staged = effort > 0 and n_groups >= MIN_GROUPS
-    shares = [share for share in (8, 4, 2) if n_groups % share == 0] if staged else [1]
+    stages = [share for share in (8, 4, 2, 1) if n_groups % share == 0 and share >= last]
+    shares = stages if staged else [1]
     # Priors far above any count: all topics are alike.
     even = np.full(len(alpha), 1e5)
     sample_pass(state, n_wk, n_k, even, 1e5, seeds.spawn(1)[0], threads, n_groups // shares[0])
@@ -111,11 +116,11 @@ def exchange_topics(
     topics[positions] = chosen
     n_k[: len(alpha)] = np.bincount(topics, minlength=len(alpha))
     if "docs" in state:
-        _list_topics(state, docs, topics)
+        list_topics(state, docs, topics)
     return len(exchanges)
 
 
-def _list_topics(state: State, docs: Array, topics: Array) -> None:
+def list_topics(state: State, docs: Array, topics: Array) -> None:
     """Write the lists of the documents' topics anew, from their tokens."""
     n_docs = int(docs.max(initial=-1)) + 1
     last = int(state["list_ptr"][n_docs])

@@ -8,6 +8,7 @@ not depend on the number of threads.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,16 @@ from numpy.typing import NDArray
 from .kernels.lda_simd import LANES
 from .kernels.lda_tokens import count_lists, fill_by_document, fill_by_word, word_offsets
 
-__all__ = ["as_counts", "choose_sampler", "lay_out", "padded", "token_docs", "token_words"]
+__all__ = [
+    "WordGroups",
+    "as_counts",
+    "choose_sampler",
+    "deal_words",
+    "lay_out",
+    "padded",
+    "token_docs",
+    "token_words",
+]
 
 Array = NDArray[Any]
 State = dict[str, Array]
@@ -55,7 +65,34 @@ def as_counts(data: Any) -> tuple[Array, Array, Array]:
     )
 
 
-def lay_out(data: Any, n_topics: int, sampler: str) -> State:
+@dataclass(frozen=True)
+class WordGroups:
+    """Which words are sampled together, where that is not the partition's own choice.
+
+    Attributes
+    ----------
+    group : (n_words,) int32, group of each word
+    row : (n_words,) int32, its row in the table of counts that the sampler is given
+    n_groups : number of groups
+    """
+
+    group: Array
+    row: Array
+    n_groups: int
+
+
+def deal_words(frequency: Array, n_blocks: int, n_groups: int) -> WordGroups:
+    """Deal words into blocks of ``n_groups`` groups each; a row is a word's place in its block."""
+    group = _deal(frequency, n_blocks * n_groups)
+    block = group // n_groups
+    order = np.argsort(block, kind="stable")
+    row = np.empty(len(frequency), dtype=np.int32)
+    sizes = np.bincount(block, minlength=n_blocks)
+    row[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return WordGroups(group, row, n_blocks * n_groups)
+
+
+def lay_out(data: Any, n_topics: int, sampler: str, words: WordGroups | None = None) -> State:
     """Make the state of a partition: every token, none with a topic yet.
 
     Parameters
@@ -66,6 +103,8 @@ def lay_out(data: Any, n_topics: int, sampler: str) -> State:
         Number of topics K.
     sampler
         "dense" or "sparse".
+    words
+        Groups of the words; None: as many as there are document groups, of about equal tokens.
 
     Returns
     -------
@@ -87,18 +126,23 @@ def lay_out(data: Any, n_topics: int, sampler: str) -> State:
         "cuts": _cut(lengths, n_groups),
         "list_ptr": list_ptr,
     }
-    frequency = np.bincount(indices, weights=counts, minlength=n_words)
-    group = _deal(frequency, n_groups)
+    if words is None:
+        frequency = np.bincount(indices, weights=counts, minlength=n_words)
+        row = np.arange(n_words, dtype=np.int32)
+        words = WordGroups(_deal(frequency, n_groups), row, n_groups)
+    group = words.group
     if sampler == "dense":
-        state["bounds"] = np.empty((n_docs, n_groups + 1), dtype=np.int64)
+        state["bounds"] = np.empty((n_docs, words.n_groups + 1), dtype=np.int64)
         state["words"] = np.empty(n_tokens, dtype=np.int32)
         fill_by_document(indptr, indices, counts, group, state["bounds"], state["words"])
+        state["words"] = words.row[state["words"]]
         return state
     order = np.lexsort((np.arange(n_words), group)).astype(np.int32)
     rank = np.empty(n_words, dtype=np.int32)
     rank[order] = np.arange(n_words, dtype=np.int32)
-    state["word_order"] = order
-    state["word_cuts"] = np.searchsorted(group[order], np.arange(n_groups + 1)).astype(np.int64)
+    state["word_order"] = words.row[order]
+    cuts = np.searchsorted(group[order], np.arange(words.n_groups + 1))
+    state["word_cuts"] = cuts.astype(np.int64)
     state["word_ptr"] = np.empty((n_groups, n_words + 1), dtype=np.int64)
     word_offsets(indptr, indices, counts, state["cuts"], rank, state["word_ptr"])
     state["docs"] = np.empty(n_tokens, dtype=np.int32)
@@ -110,7 +154,7 @@ def lay_out(data: Any, n_topics: int, sampler: str) -> State:
 
 
 def token_words(state: State, n_groups: int) -> Array:
-    """Word of each token of the first ``n_groups`` document groups, in the sampler's order."""
+    """Row of the counts of each token of the first document groups, in the sampler's order."""
     if "docs" not in state:
         return state["words"][: int(state["lengths"][: state["cuts"][n_groups]].sum())]
     sizes = np.diff(state["word_ptr"][:n_groups], axis=1)

@@ -28,6 +28,7 @@ import scipy.sparse as sp
 from benchmarks import corpora
 from benchmarks.report import Row
 from dask_petuum.algorithms.lda import LDA
+from dask_petuum.algorithms.lda_fit import make_problem
 from dask_petuum.algorithms.lda_infer import Topics, document_completion
 from dask_petuum.algorithms.lda_program import LDAProblem, LDAProgram
 from dask_petuum.algorithms.lda_sampler import doc_likelihood, word_log_likelihood
@@ -126,7 +127,7 @@ def train_ours(
     """Fit as `LDA.fit` does in this process; return the seconds until ``done``, and passes."""
     model = LDA(n_topics, doc_topic_prior=ALPHA, topic_word_prior=BETA, max_iter=max_iter)
     with LocalJob(open_dataset(train), n_jobs=N_THREADS) as job:
-        problem = model._problem(job, None, drop_seed=True)
+        problem = make_problem(model, job, None, drop_seed=True)
         problem = replace(problem, evaluate_every=0, learn_alpha=learn)
         program = Traced(problem, done)
         options = RunOptions(max_iter, seed, monitor=lambda _: program.seconds < math.inf)

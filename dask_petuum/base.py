@@ -1,6 +1,6 @@
 """Base class of the estimators: where to run, callbacks, history, saving what was learnt.
 
-An estimator describes its work as a :class:`~dask_petuum.runtime.program.DataParallelProgram`;
+An estimator describes its work as a :class:`~dask_petuum.runtime.program.Program`;
 everything that all estimators share of running it is here. The Dask client is a property and not a
 parameter: scikit-learn's ``clone`` copies parameters deeply, and a client cannot be copied.
 """
@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 
 from dask_petuum.data import open_dataset
 from dask_petuum.runtime.job import Check, Job, Monitor, RunOptions, RunResult
-from dask_petuum.runtime.program import DataParallelProgram, Record
+from dask_petuum.runtime.program import Program, Record
 from dask_petuum.runtime.where import open_job
 
 __all__ = ["PetuumEstimator"]
@@ -81,7 +81,7 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
     def _run(
         self,
         job: Job,
-        program: DataParallelProgram,
+        program: Program,
         keep: Callable[[RunResult], None],
         *,
         max_clocks: int,

@@ -126,9 +126,9 @@ def test_a_topic_of_two_subjects_is_parted(sampler: str) -> None:
     np.add.at(n_wk, (words, state["topics"]), 1)
     n_k = n_wk.sum(axis=0, dtype=np.int64)
     if sampler == "sparse":
-        from dask_petuum.algorithms.lda_start import _list_topics
+        from dask_petuum.algorithms.lda_start import list_topics
 
-        _list_topics(state, docs, state["topics"])
+        list_topics(state, docs, state["topics"])
     args = (state, n_wk, n_k, np.full(4, ALPHA), BETA)
     assert exchange_topics(*args, np.random.SeedSequence(1), in_turn, n_groups) == 1
     for seed in np.random.SeedSequence(2).spawn(5):

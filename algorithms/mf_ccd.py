@@ -49,9 +49,8 @@ CHUNK_ENTRIES, MAX_CHUNKS = 1 << 14, 64
 FIRST_ROUNDS = 4
 #: Rounds over the biases alone before that.
 BIAS_ROUNDS = 2
-#: Upper triangle of the normal equations, as it travels.
-TRIANGLE = np.triu_indices(LANES)
-N_SUMS = len(TRIANGLE[0]) + LANES
+#: Numbers of an item's normal equations as they travel: the upper triangle and the right side.
+N_SUMS = LANES * (LANES + 1) // 2 + LANES
 
 Floats = NDArray[np.float32]
 Rows = tuple[NDArray[np.int64], NDArray[np.int32], Floats]
@@ -253,11 +252,7 @@ class CcdProgram(DataParallelProgram):
         packed = np.empty((self.problem.n_items, N_SUMS), np.float32)
 
         def work(cut: tuple[int, int]) -> None:
-            low, high = cut
-            sums = np.empty((high - low, LANES + 2, LANES), np.float32)
-            gather_rows(rows, low, high, before, pack, sums)
-            packed[low:high, :-LANES] = sums[:, TRIANGLE[0], TRIANGLE[1]]
-            packed[low:high, -LANES:] = sums[:, LANES]
+            gather_rows(rows, *cut, before, pack, packed)
 
         ctx.map(work, _chunks(rows[0]))
         self._sums(ctx).inc(packed - state["sent"])
@@ -274,13 +269,8 @@ class CcdProgram(DataParallelProgram):
         pack = state["user_pack"]
 
         def work(cut: tuple[int, int]) -> None:
-            low, high = cut
-            sums = np.zeros((high - low, LANES + 2, LANES), np.float32)
-            sums[:, TRIANGLE[0], TRIANGLE[1]] = packed[low:high, :-LANES]
-            sums[:, TRIANGLE[1], TRIANGLE[0]] = packed[low:high, :-LANES]
-            sums[:, LANES] = packed[low:high, -LANES:]
-            solve_rows(sums, low, high, *rest)
-            spread_rows(rows, low, high, change, pack)
+            solve_rows(packed, *cut, *rest)
+            spread_rows(rows, *cut, change, pack)
 
         ctx.map(work, _chunks(rows[0]))
         state["last"][1] = 0

@@ -158,7 +158,7 @@ def test_update_is_gather_solve_and_spread_and_minimises():
     change = [np.empty((n_rows, 8), np.float32) for _ in range(2)]
     rest = (before, pack, counts, penalties, free)
     squares = update_rows(one, 0, n_rows, *rest, values[0], change[0])
-    sums = np.empty((n_rows, 10, 8), np.float32)
+    sums = np.empty((n_rows, 44), np.float32)
     gather_rows(three, 0, n_rows, before, pack, sums)
     solve_rows(sums, 0, n_rows, counts, penalties, free, values[1], change[1])
     spread_rows(three, 0, n_rows, change[1], pack)

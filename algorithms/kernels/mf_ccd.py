@@ -40,11 +40,19 @@ def gather_rows(
     rows : starts (n_rows + 1,), index and residual (n_entries,) of the padded rows
     before : (n_rows, 8), own values of the block that the other side changed last
     pack : (n_others + 1, 16): that change, and the other side's values of this block
-    sums : (high - low, 10, 8), output, see ``mf_simd.gather_row``
+    sums : (n_rows, 44), output: the upper triangle of G row by row, then b, of rows low..high
     """
     starts, index, residual = rows
+    own = np.empty((10, 8), np.float32)
     for i in range(low, high):
-        gather_row(index, residual, starts[i], starts[i + 1], before[i], pack, sums[i - low])
+        gather_row(index, residual, starts[i], starts[i + 1], before[i], pack, own)
+        place = 0
+        for k in range(8):
+            for m in range(k, 8):
+                sums[i, place] = own[k, m]
+                place += 1
+        for k in range(8):
+            sums[i, place + k] = own[8, k]
 
 
 @kernel()
@@ -62,17 +70,24 @@ def solve_rows(
 
     Parameters
     ----------
-    sums : (high - low, 10, 8)
+    sums : (n_rows, 44), as `gather_rows` leaves them
     counts : (n_rows,), factor of each row's penalty
     penalties, free : (8,), the block's penalties, and 1 for lanes to solve for
     values : (n_rows, 8), updated in place
     change : (n_rows, 8), output
     """
     penalty = np.empty(8, np.float32)
+    own = np.empty((10, 8), np.float32)
     for i in range(low, high):
+        place = 0
         for k in range(8):
             penalty[k] = penalties[k] * counts[i]
-        solve(sums[i - low], penalty, values[i], free, change[i])
+            for m in range(k, 8):
+                own[k, m] = own[m, k] = sums[i, place]
+                place += 1
+        for k in range(8):
+            own[8, k] = sums[i, place + k]
+        solve(own, penalty, values[i], free, change[i])
         for k in range(8):
             values[i, k] += change[i, k]
 

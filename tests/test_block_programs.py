@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from dask_petuum.data import open_dataset
-from dask_petuum.exceptions import RankError
+from dask_petuum.exceptions import ProtocolError, RankError
 from dask_petuum.model_parallel import Random, Rotation
 from dask_petuum.runtime.block_program import BlockSpec, ModelParallelProgram
 from dask_petuum.runtime.job import RunOptions
+from dask_petuum.runtime.shelf import Shelf
 
 N_BLOCKS = 9
 
@@ -24,6 +25,7 @@ class Visits(ModelParallelProgram):
     """Blocks that write down where they have been; each partition notes what came by."""
 
     fail_at: int = -1
+    order: str = "fixed"
     metrics = ("visits", "sum")
 
     def blocks(self) -> Sequence[BlockSpec]:
@@ -31,7 +33,7 @@ class Visits(ModelParallelProgram):
         return [BlockSpec(empty) for _ in range(N_BLOCKS)]
 
     def schedule(self) -> Rotation:
-        return Rotation()
+        return Rotation(self.order)
 
     def start(self, ctx: Any, partition: Any) -> dict[str, Any]:
         return {"seen": np.zeros((0, 2), dtype=int), "draws": np.zeros(0)}
@@ -105,11 +107,14 @@ def rows(n_partitions: int = 4) -> Any:
     return da.from_array(X, chunks=(80 // n_partitions, 6)), X
 
 
+@pytest.mark.parametrize("order", ["fixed", "free"])
 @pytest.mark.parametrize("n_partitions", [1, 2, 4, 8])
-def test_every_block_visits_every_partition_once_a_pass(place: Any, n_partitions: int) -> None:
+def test_every_block_visits_every_partition_once_a_pass(
+    place: Any, n_partitions: int, order: str
+) -> None:
     X, _ = rows(n_partitions)
     with place.job(open_dataset(X)) as job:
-        result = job.run(Visits(), RunOptions(3, seed=5))
+        result = job.run(Visits(order=order), RunOptions(3, seed=5))
     assert len(result.blocks) == N_BLOCKS
     for block in result.blocks:
         log = block["log"][block["log"][:, 0] >= 0]
@@ -183,13 +188,14 @@ def test_fewer_blocks_than_partitions_are_refused(monkeypatch: pytest.MonkeyPatc
         job.run(Visits(), RunOptions(1))
 
 
-def test_an_error_in_a_push_ends_the_run_everywhere(client: Any) -> None:
+@pytest.mark.parametrize("order", ["fixed", "free"])
+def test_an_error_in_a_push_ends_the_run_everywhere(client: Any, order: str) -> None:
     from dask_petuum.runtime.cluster_job import ClusterJob
 
     with ClusterJob(client, open_dataset(rows(4)[0])) as job:
         with pytest.raises(RankError, match="a push that fails"):
-            job.run(Visits(fail_at=2), RunOptions(50))
-        assert job.run(Visits(), RunOptions(1)).n_clocks == 1
+            job.run(Visits(fail_at=2, order=order), RunOptions(50))
+        assert job.run(Visits(order=order), RunOptions(1)).n_clocks == 1
 
 
 def test_no_bound_is_refused(client: Any) -> None:
@@ -200,3 +206,29 @@ def test_no_bound_is_refused(client: Any) -> None:
         pytest.raises(ValueError, match="need a bound"),
     ):
         job.run(Visits(), RunOptions(1, consistency="asp"))
+
+
+@pytest.mark.parametrize("order", ["fixed", "free"])
+def test_a_callback_stops_blocks_that_move(client: Any, order: str) -> None:
+    from dask_petuum.runtime.cluster_job import ClusterJob
+
+    options = RunOptions(500, monitor=lambda record: record["clock"] >= 2)
+    with ClusterJob(client, open_dataset(rows(4)[0])) as job:
+        result = job.run(Visits(order=order), options)
+    assert result.stopped_by == "callback"
+    assert 2 <= result.n_clocks < 500
+    assert len(result.blocks) == N_BLOCKS
+
+
+def test_what_was_given_is_given_again_until_it_has_arrived() -> None:
+    shelf = Shelf()
+    shelf.put(3, {"x": np.arange(4)})
+    given = shelf.give(3, 7, lambda arrays: {"arrays": arrays})
+    assert shelf.give(3, 7, dict) is given
+    with pytest.raises(ProtocolError, match="block 3 is not here"):
+        shelf.give(3, 8, dict)
+    shelf.forget(7)
+    with pytest.raises(ProtocolError, match="not here"):
+        shelf.give(3, 7, dict)
+    shelf.put(1, {})
+    assert shelf.take_all() == {1: {}}

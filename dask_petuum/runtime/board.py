@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dask_petuum.runtime.free_loop import Tasks
+
 __all__ = ["Board", "Failure"]
 
 #: Records kept for a client that has not asked for a while.
@@ -52,6 +54,8 @@ class Board:
     records: list[dict[str, Any]] = field(default_factory=list)
     failure: Failure | None = None
     stopping: bool = False
+    #: Who chooses the blocks of a model-parallel run, where that is the scheduler.
+    tasks: Tasks | None = None
 
     def __post_init__(self) -> None:
         self.clocks = [0] * len(self.addresses)

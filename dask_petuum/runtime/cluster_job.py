@@ -15,7 +15,7 @@ from dask_petuum.runtime.cluster_data import homes_of, put_pieces
 from dask_petuum.runtime.cluster_run import ClusterRun, new_run_id
 from dask_petuum.runtime.cluster_tasks import gather_pinned, wait_pinned
 from dask_petuum.runtime.job import Check, Job, Monitor, RunOptions, RunResult
-from dask_petuum.runtime.loops import check_consistency, hidden_tables, run_program
+from dask_petuum.runtime.loops import check_consistency, hidden_tables, machine_of, run_program
 from dask_petuum.runtime.metrics import LoopPlan, RankResult
 from dask_petuum.runtime.placement import place_partitions
 from dask_petuum.runtime.program import Program, Record
@@ -122,7 +122,7 @@ class ClusterJob(Job):
         by_rank: list[list[Future]] = [[] for _ in self._addresses]
         for part, rank in zip(self._partitions, self._ranks, strict=True):
             by_rank[rank].append(part)
-        run = ClusterRun(self._client, spec)
+        run = ClusterRun(self._client, spec, machine=machine_of(program, len(self._partitions)))
         told = _Told(options.monitor)
         try:
             results = run.execute(

@@ -65,6 +65,8 @@ class ClusterRun:
     client: Client
     spec: RunSpec
     interrupted: bool = False
+    #: What the scheduler needs to choose blocks; see `loops.machine_of`.
+    machine: dict[str, Any] | None = None
 
     @property
     def table_names(self) -> list[str]:
@@ -139,6 +141,7 @@ class ClusterRun:
             "petuum_create_run",
             client=self.client.id,
             addresses=list(self.spec.addresses),
+            machine=self.machine,
         )
         if reply["status"] != "OK":
             raise RankLostError(reply["text"])

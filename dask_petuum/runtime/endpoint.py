@@ -52,7 +52,23 @@ class Parcel:
     message: dict[str, Any]
 
 
-Effect = Open | Pull | Push | Step | Parcel
+@dataclass(frozen=True)
+class Fetch:
+    """A question for a block of variables that lies at another rank."""
+
+    owner: int
+    message: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Word that a block has come: its sender need not keep it."""
+
+    owner: int
+    message: dict[str, Any]
+
+
+Effect = Open | Pull | Push | Step | Parcel | Fetch | Fetched
 
 
 class Endpoint:
@@ -88,6 +104,8 @@ class Endpoint:
         self.stopping = False
         #: Called with the error that ended this rank's part of the run, in any thread.
         self.on_failure: Callable[[Exception], None] = lambda error: None
+        #: Called with what was asked for and the block that came, in any thread.
+        self.on_fetched: Callable[[Mapping[str, Any], Reply], None] = lambda asked, reply: None
 
     def __repr__(self) -> str:
         return f"<Endpoint of {self._core!r}>"
@@ -139,6 +157,11 @@ class Endpoint:
         """Send a block to another rank; again, where no answer comes."""
         self._raise_if_interrupted()
         self._call(Parcel(rank, {**self._core.sender, **message}), 1)
+
+    def fetch_block(self, rank: int, message: dict[str, Any]) -> None:
+        """Ask another rank for a block; ``on_fetched`` is called with the answer."""
+        self._raise_if_interrupted()
+        self._call(Fetch(rank, {**self._core.sender, **message}), 1)
 
     def interrupt(self, cause: Exception) -> None:
         """End every wait with its cause; from any thread."""
@@ -247,8 +270,11 @@ class Endpoint:
         return self._accept(effect, reply)
 
     def _accept(self, effect: Effect, reply: Reply) -> Sequence[Effect]:
-        if isinstance(effect, Parcel):
+        if isinstance(effect, (Parcel, Fetched)):
             return []
+        if isinstance(effect, Fetch):
+            self.on_fetched(effect.message, reply)
+            return [Fetched(effect.owner, effect.message)]
         if isinstance(effect, Push):
             self._core.on_pushed(effect.owner, effect.message["clock"])
             return []
@@ -279,4 +305,6 @@ _OPERATIONS: Mapping[type, str] = {
     Push: "push",
     Step: "step",
     Parcel: "block",
+    Fetch: "fetch",
+    Fetched: "fetched",
 }

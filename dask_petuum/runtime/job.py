@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
+from dask_petuum.runtime.free_loop import make_tasks
 from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.local import LocalContext
-from dask_petuum.runtime.loops import hidden_tables, run_program
+from dask_petuum.runtime.loops import hidden_tables, machine_of, run_program
 from dask_petuum.runtime.metrics import LoopPlan, RankResult
 from dask_petuum.runtime.program import Program, Record, State
 from dask_petuum.runtime.threads import Threads, count_threads
@@ -156,6 +157,8 @@ class LocalJob(Job):
         tables = {spec.name: LocalTable(spec) for spec in specs}
         with Interruption() as interruption:
             ctx = LocalContext(tables, self._threads, options.seed, options.monitor, interruption)
+            machine = machine_of(program, len(self._partitions))
+            ctx.tasks = None if machine is None else make_tasks(**machine)
             result: RankResult = run_program(ctx, program, self._partitions, plan)
         return RunResult(
             tables={spec.name: tables[spec.name].values for spec in program.tables()},

@@ -10,8 +10,10 @@ import numpy as np
 from dask_petuum.data import Partition
 from dask_petuum.exceptions import RunError, TableError
 from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.free_loop import Assignment, Done, Tasks
 from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.program import Record
+from dask_petuum.runtime.shelf import Shelf
 from dask_petuum.runtime.threads import Threads
 from dask_petuum.store.local import LocalTable, LocalView
 from dask_petuum.store.statistics import Statistics
@@ -50,6 +52,9 @@ class LocalContext:
         self._monitor = monitor
         self._interruption = interruption or Interruption()
         self._read_my_writes = True
+        #: What a run whose blocks move freely needs: its blocks, and who chooses.
+        self.shelf = Shelf()
+        self.tasks: Tasks | None = None
         #: As the store counts them on a cluster; every read is fresh here.
         self.counts = Statistics(list(tables))
 
@@ -78,6 +83,20 @@ class LocalContext:
     def take_block(self, block: int, stamp: int) -> dict[str, Array]:
         """Refuse: there is no other rank."""
         raise RunError(f"there is no other rank that could send block {block}")
+
+    def next_task(
+        self, number: int, partitions: Sequence[int], done: Done | None
+    ) -> Assignment | None:
+        """Ask the machine, which is here."""
+        if self.tasks is None:
+            raise RunError("this run has no machine")
+        if done is not None:
+            self.tasks.finish(done)
+        return None if self.tasks.is_over(number) else self.tasks.ask(partitions)
+
+    def fetch_block(self, rank: int, block: int, task: int) -> dict[str, Array]:
+        """Refuse: there is no other rank."""
+        raise RunError(f"there is no rank {rank} to fetch block {block} from")
 
     def defer_increments(self) -> None:
         """From here on, views show increments from the next clock on unless they ask otherwise."""

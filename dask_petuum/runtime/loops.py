@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dask_petuum.data import Partition
+from dask_petuum.model_parallel import Rotation
 from dask_petuum.runtime.block_program import ModelParallelProgram
+from dask_petuum.runtime.free_loop import run_free
 from dask_petuum.runtime.loop import run_loop
 from dask_petuum.runtime.metrics import LoopPlan, RankResult, metrics_table
 from dask_petuum.runtime.program import DataParallelProgram, Program
@@ -15,7 +17,7 @@ from dask_petuum.runtime.shared_loop import partials_table, run_shared
 from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["check_consistency", "hidden_tables", "run_program"]
+__all__ = ["check_consistency", "hidden_tables", "machine_of", "run_program"]
 
 
 def hidden_tables(program: Program, plan: LoopPlan) -> list[TableSpec]:
@@ -24,6 +26,19 @@ def hidden_tables(program: Program, plan: LoopPlan) -> list[TableSpec]:
     if isinstance(program, ModelParallelProgram) and not program.schedule().moves:
         tables.append(partials_table(program, plan))
     return tables
+
+
+def machine_of(program: Program, n_partitions: int) -> dict[str, Any] | None:
+    """Say what the scheduler needs to choose for a program whose blocks move freely, or None."""
+    if not isinstance(program, ModelParallelProgram) or not _is_free(program):
+        return None
+    costs = [float(spec.cost) for spec in program.blocks()]
+    return {"costs": costs, "n_partitions": n_partitions}
+
+
+def _is_free(program: ModelParallelProgram) -> bool:
+    policy = program.schedule()
+    return isinstance(policy, Rotation) and policy.order == "free"
 
 
 def check_consistency(program: Program, consistency: Consistency) -> None:
@@ -43,6 +58,8 @@ def run_program(
 ) -> RankResult:
     """Run a program to its end in one rank."""
     if isinstance(program, ModelParallelProgram):
+        if _is_free(program):
+            return run_free(ctx, program, partitions, plan)
         if program.schedule().moves:
             return run_rotation(ctx, program, partitions, plan)
         return run_shared(ctx, program, partitions, plan)

@@ -15,9 +15,11 @@ from dask_petuum.exceptions import RunInterruptedError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.endpoint import Endpoint
+from dask_petuum.runtime.free_loop import Assignment, Done
 from dask_petuum.runtime.local import partition_seed
 from dask_petuum.runtime.program import Record
 from dask_petuum.runtime.rank_run import RankRun
+from dask_petuum.runtime.shelf import Shelf
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.threads import Threads
 from dask_petuum.runtime.version import PLUGIN_NAME
@@ -78,6 +80,34 @@ class RankContext:
     def take_block(self, block: int, stamp: int) -> dict[str, Array]:
         """Wait for a block that was sent here, and take it."""
         return self._run.take_block(block, stamp)
+
+    @property
+    def shelf(self) -> Shelf:
+        """The blocks that lie here."""
+        return self._run.shelf
+
+    def next_task(
+        self, number: int, partitions: Sequence[int], done: Done | None
+    ) -> Assignment | None:
+        """Tell the scheduler what is done, and get the next task."""
+        began = time.perf_counter()
+        reply = _ask(
+            self._worker,
+            "petuum_next_task",
+            run_id=self._spec.run_id,
+            number=number,
+            partitions=list(partitions),
+            done=None if done is None else list(done),
+        )
+        self._endpoint.statistics.waited += time.perf_counter() - began
+        if reply["status"] != "OK":
+            raise RunInterruptedError(reply["text"])
+        task = reply["task"]
+        return None if task is None else Assignment(**task)
+
+    def fetch_block(self, rank: int, block: int, task: int) -> dict[str, Array]:
+        """Get a block from the rank where it lies."""
+        return self._run.fetch_block(rank, block, task)
 
     def defer_increments(self) -> None:
         """From here on, views show increments from the next clock on unless they ask otherwise."""

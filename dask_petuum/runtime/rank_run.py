@@ -10,11 +10,13 @@ import numpy as np
 
 from dask_petuum.runtime import config
 from dask_petuum.runtime.endpoint import Endpoint
-from dask_petuum.runtime.mailbox import Array, Mailbox, encode_arrays
+from dask_petuum.runtime.mailbox import Array, Mailbox, decode_arrays, encode_arrays
 from dask_petuum.runtime.owner_service import OwnerService
+from dask_petuum.runtime.shelf import Shelf
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.store.codec import Allocator
 from dask_petuum.store.layout import plan_layout
+from dask_petuum.store.messages import number_of
 from dask_petuum.store.owner import Owner
 from dask_petuum.store.rank import RankCore
 from dask_petuum.transport.dask_comms import DaskTransport, Node
@@ -56,7 +58,9 @@ class RankRun:
         self.transport = DaskTransport(node, spec.addresses, self.arena)
         self.endpoint = Endpoint(core, self.service, self.transport, spec.consistency)
         self.mailbox = Mailbox()
+        self.shelf = Shelf()
         self.endpoint.on_failure = self.mailbox.interrupt
+        self.endpoint.on_fetched = self._arrived
         self._answers: dict[int, dict[tuple[str, int], list[Any]]] = {}
 
     def describe_memory(self) -> dict[str, Any] | None:
@@ -95,6 +99,29 @@ class RankRun:
         n_bytes = sum(values.nbytes for values in arrays.values())
         self.endpoint.statistics.received(BLOCKS, n_bytes, 1)
         return arrays
+
+    def fetch_block(self, rank: int, block: int, task: int) -> dict[str, Array]:
+        """Get a block from the rank where it lies."""
+        self.endpoint.fetch_block(rank, {"block": block, "stamp": task})
+        return self.take_block(block, task)
+
+    def give_block(self, message: Mapping[str, Any]) -> Any:
+        """Answer another rank's fetch."""
+        sender = number_of(message, "rank")
+
+        def encode(arrays: dict[str, Array]) -> Mapping[str, Any]:
+            near = self.arena is not None and self.transport.reaches(sender)
+            empty = self.arena.empty if near and self.arena is not None else None
+            n_bytes = sum(values.nbytes for values in arrays.values())
+            self.endpoint.statistics.sent(BLOCKS, n_bytes, 1)
+            return {"arrays": encode_arrays(arrays, empty)}
+
+        block, task = number_of(message, "block"), number_of(message, "stamp")
+        given = self.shelf.give(block, task, encode)
+        return self.transport.pack(sender, {"status": "OK", **given})
+
+    def _arrived(self, message: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
+        self.mailbox.put(*decode_arrays({**message, **reply}))
 
     def keep(self, message: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
         """Keep an answer's arrays until its reader says that they are installed."""

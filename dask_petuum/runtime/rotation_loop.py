@@ -22,7 +22,7 @@ from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResult, add_metrics
 from dask_petuum.runtime.program import State
 
-__all__ = ["RotationContext", "block_seeds", "run_rotation"]
+__all__ = ["RotationContext", "block_seeds", "run_rotation", "visit"]
 
 
 class RotationContext(LoopContext, Protocol):
@@ -59,7 +59,7 @@ def run_rotation(
         for part, block in _cells(partitions, ring.n_blocks, len(plan.homes)):
             values = ring.take(block, part.index, number)
             batch = Batch((block,), (values,), number, block_seeds(ctx, part, block))
-            add_metrics(totals, _visit(ctx, program, part, states[part.index], batch))
+            add_metrics(totals, visit(ctx, program, part, states[part.index], batch))
             ring.pass_on(block, part.index, number, values)
         for part in partitions:
             add_metrics(totals, program.measure(ctx, part, states[part.index]))
@@ -93,9 +93,10 @@ def _cells(
             yield part, rotation.block_at(part.index, step, n_blocks, n_partitions)
 
 
-def _visit(
+def visit(
     ctx: LoopContext, program: ModelParallelProgram, part: Partition, state: State, batch: Batch
 ) -> Mapping[str, float]:
+    """Push, pull and sync one batch at one partition; give its metrics."""
     total = program.push(ctx, part, state, batch)
     batch.update = program.pull(ctx, batch, total)
     return program.sync(ctx, part, state, batch)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from distributed import Scheduler
@@ -17,6 +18,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board, Failure
+from dask_petuum.runtime.free_loop import make_tasks
 from dask_petuum.runtime.spec import rank_of_task
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 
@@ -56,6 +58,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum_status": self.status,
             "petuum_create_run": self.create_run,
             "petuum_exchange": self.exchange,
+            "petuum_next_task": self.next_task,
             "petuum_finish": self.finish,
             "petuum_fail": self.fail,
             "petuum_watch": self.watch,
@@ -87,13 +90,18 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         }
 
     async def create_run(
-        self, run_id: str, client: str, addresses: Sequence[str]
+        self,
+        run_id: str,
+        client: str,
+        addresses: Sequence[str],
+        machine: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Begin a run on the given workers, one rank each."""
+        """Begin a run on the given workers, one rank each; ``machine``: see `loops.machine_of`."""
         missing = [a for a in addresses if a not in self._scheduler.workers]
         if missing:
             return {"status": "lost", "text": f"workers {missing} are gone"}
-        self._boards[run_id] = Board(run_id, client, list(addresses))
+        tasks = None if machine is None else make_tasks(**machine)
+        self._boards[run_id] = Board(run_id, client, list(addresses), tasks=tasks)
         self._changed[run_id] = asyncio.Event()
         return {"status": "OK"}
 
@@ -117,6 +125,29 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         if board.stopping:  # asked for before this rank could hear of it
             self._cast(board, "petuum-stop")
         return {"status": "OK", "values": values}
+
+    async def next_task(
+        self, run_id: str, number: int, partitions: Sequence[int], done: Sequence[Any] | None
+    ) -> dict[str, Any]:
+        """Take a rank's finished task; give it the next one, or None where its pass is over.
+
+        Waits where all blocks that the rank has not visited are at others.
+        """
+        board = self._boards.get(run_id)
+        if board is None or board.tasks is None:
+            return {"status": "gone", "text": f"there is no run {run_id} with tasks"}
+        if done is not None:
+            board.tasks.finish((int(done[0]), float(done[1])))
+            self._notify(run_id)
+        while board.failure is None and run_id in self._boards:
+            if board.tasks.is_over(number):
+                return {"status": "OK", "task": None}
+            task = board.tasks.ask(partitions)
+            if task is not None:
+                return {"status": "OK", "task": asdict(task)}
+            await self._wait(run_id, None)
+        text = f"run {run_id} was closed" if board.failure is None else board.failure.text
+        return {"status": "failed", "text": text}
 
     async def finish(self, run_id: str, rank: int) -> dict[str, Any]:
         """Note that a rank has ended well."""

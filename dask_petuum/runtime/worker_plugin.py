@@ -86,6 +86,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             "petuum_open": self.open,
             "petuum_step": self.step,
             "petuum_block": self.block,
+            "petuum_fetch": self.fetch,
+            "petuum_fetched": self.fetched,
             "petuum_close": self.close_run,
         }
         self._casts: dict[str, Callable[..., Any]] = {
@@ -151,6 +153,24 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         except ProtocolError as error:
             return {"status": "refused", "text": str(error)}
         run.mailbox.put(*parcel)
+        return {"status": "OK"}
+
+    async def fetch(self, message: Mapping[str, Any]) -> Any:
+        """Give a block of variables that lies here to another rank."""
+        try:
+            run = self._runs.get(field_of(message, "run", str))
+            if run is None:
+                return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, run.give_block, message)
+        except ProtocolError as error:
+            return {"status": "refused", "text": str(error)}
+
+    async def fetched(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Forget a block that has come to where it was fetched."""
+        run = self._runs.get(str(message.get("run")))
+        if run is not None:
+            run.shelf.forget(number_of(message, "stamp"))
         return {"status": "OK"}
 
     async def close_run(self, run_id: str) -> dict[str, Any]:

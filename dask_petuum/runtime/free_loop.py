@@ -1,0 +1,159 @@
+"""The loop of programs whose blocks move in no fixed order: to whichever rank is idle.
+
+The machine that chooses is in the Dask scheduler: only it hears from all ranks. A rank says that
+it is done with a block and gets the next one in the same message, and fetches that from the rank
+where it lies. So a rank that is slow holds nobody up before the end of a pass; others visit the
+blocks that it has not got to. The order, and with it the result, depends on the clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dask_petuum.data import Partition
+from dask_petuum.model_parallel import Machine, rotation
+from dask_petuum.runtime.block_program import Batch, ModelParallelProgram
+from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResult, add_metrics
+from dask_petuum.runtime.program import State
+from dask_petuum.runtime.rotation_loop import block_seeds, visit
+from dask_petuum.runtime.shelf import Shelf
+
+__all__ = ["Assignment", "Done", "FreeContext", "Tasks", "make_tasks", "run_free"]
+
+#: A task that is finished: its number and the seconds that it took.
+Done = tuple[int, float]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One visit: which block, for which partition, and the partition where the block lies."""
+
+    task: int
+    block: int
+    partition: int
+    source: int
+
+
+class FreeContext(LoopContext, Protocol):
+    """What the loop needs of a rank besides what all loops do."""
+
+    @property
+    def shelf(self) -> Shelf:
+        """The blocks that lie here."""
+
+    def next_task(
+        self, number: int, partitions: Sequence[int], done: Done | None
+    ) -> Assignment | None:
+        """Tell what is done; get the next task for one of the partitions, or None: pass over."""
+
+    def fetch_block(self, rank: int, block: int, task: int) -> dict[str, Array]:
+        """Get a block from the rank where it lies."""
+
+
+class Tasks:
+    """Gives out the tasks of a run, pass by pass; in the scheduler, or in the only rank.
+
+    The mutable state is the machine's.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def finish(self, done: Done) -> None:
+        """Note that a task is done."""
+        self._machine.done(done[0], [0.0], done[1])
+
+    def is_over(self, number: int) -> bool:
+        """Whether pass ``number`` has ended."""
+        machine = self._machine
+        if machine.n_passes == number and machine.pass_is_over:
+            machine.end_pass()
+        return machine.n_passes > number
+
+    def ask(self, partitions: Sequence[int]) -> Assignment | None:
+        """Get a task for one of the partitions, or None: nothing is free now."""
+        for partition in partitions:
+            task = self._machine.ask(partition)
+            if task is not None:
+                return Assignment(task.number, task.blocks[0], partition, task.sources[0])
+        return None
+
+
+def make_tasks(costs: Sequence[float], n_partitions: int) -> Tasks:
+    """Make the machine of a run, in which partitions take the part of ranks.
+
+    Parameters
+    ----------
+    costs
+        Of each block, > 0.
+    """
+    homes = [rotation.home(block, len(costs), n_partitions) for block in range(len(costs))]
+    return Tasks(
+        Machine(len(costs), n_partitions, rotation.Rotation("free"), costs=costs, homes=homes)
+    )
+
+
+def run_free(
+    ctx: FreeContext,
+    program: ModelParallelProgram,
+    partitions: Sequence[Partition],
+    plan: LoopPlan,
+) -> RankResult:
+    """Run a program whose blocks move freely to its end in one rank."""
+    ctx.defer_increments()
+    specs = program.blocks()
+    rotation.check_sizes(len(specs), len(plan.homes))
+    metrics = Metrics(ctx, program, plan)
+    parts = {part.index: part for part in partitions}
+    states = {part.index: program.start(ctx, part) for part in partitions}
+    for block, spec in enumerate(specs):
+        if plan.homes[rotation.home(block, len(specs), len(plan.homes))] == ctx.rank:
+            ctx.shelf.put(block, spec.begin())
+    ctx.barrier()
+    stopped_by = "max_clocks"
+    for number in range(plan.max_clocks):
+        totals = _run_pass(ctx, program, parts, states, plan.homes, number)
+        for part in partitions:
+            add_metrics(totals, program.measure(ctx, part, states[part.index]))
+        metrics.add(totals)
+        ctx.clock()
+        stop = metrics.update()
+        if stop:
+            stopped_by = stop
+            break
+    n_clocks = metrics.n_done
+    ctx.barrier()
+    metrics.update()
+    outputs = {part.index: program.finish(ctx, part, states[part.index]) for part in partitions}
+    history = metrics.history if ctx.rank == 0 else []
+    return RankResult(outputs, history, n_clocks, stopped_by, ctx.shelf.take_all())
+
+
+def _run_pass(
+    ctx: FreeContext,
+    program: ModelParallelProgram,
+    parts: Mapping[int, Partition],
+    states: Mapping[int, State],
+    homes: Sequence[int],
+    number: int,
+) -> dict[str, float]:
+    totals = dict.fromkeys(program.metrics, 0.0)
+    done: Done | None = None
+    while True:
+        task = ctx.next_task(number, list(parts), done)
+        if task is None:
+            return totals
+        part, block = parts[task.partition], task.block
+        if homes[task.source] == ctx.rank:
+            values = ctx.shelf.take(block)
+        else:
+            values = ctx.fetch_block(homes[task.source], block, task.task)
+        began = time.perf_counter()
+        batch = Batch((block,), (values,), number, block_seeds(ctx, part, block))
+        add_metrics(totals, visit(ctx, program, part, states[part.index], batch))
+        ctx.shelf.put(block, values)
+        done = task.task, time.perf_counter() - began

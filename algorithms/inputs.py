@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from dask_petuum import lazy
 from dask_petuum.data import open_dataset
 from dask_petuum.data.kinds import dask_backed, is_dask_frame
 
 __all__ = [
+    "Checked",
     "check_rows",
     "check_values",
     "check_weights",
@@ -124,47 +126,26 @@ def rows_to_apply(estimator: Any, X: Any) -> tuple[Any, bool]:
     return (X, False) if given is None else (given, True)
 
 
-def map_rows(
-    collection: Any, function: Callable[[Any], Any], n_columns: int | None, dtype: Any
-) -> Any:
-    """Apply a picklable function to the rows of a Dask collection, lazily.
+class Checked:
+    """A function of rows that refuses NaN and infinity first; for `dask_petuum.lazy.map_rows`.
+
+    So lazy rows are checked where they lie, and when they are there. Whole numbers become float64.
 
     Parameters
     ----------
-    collection
-        Dask array or DataFrame.
     function
-        Called with each block's rows (ndarray or scipy.sparse), after a check of their values;
-        gives an array with one entry (or row) for each.
-    n_columns
-        Columns of the result, None where it is 1-d.
-
-    Returns
-    -------
-    dask.array.Array; nothing has been computed.
+        Picklable; gets float32 or float64 rows, dense in C order or CSR.
     """
-    if is_dask_frame(collection):
-        collection = collection.to_dask_array()
-    if collection.numblocks[1] > 1:
-        collection = collection.rechunk({1: -1})
-    apply = _Apply(function)
-    if n_columns is None:
-        return collection.map_blocks(
-            apply, drop_axis=1, dtype=dtype, meta=np.empty((0,), dtype=dtype)
-        )
-    return collection.map_blocks(
-        apply,
-        chunks=(collection.chunks[0], (n_columns,)),
-        dtype=dtype,
-        meta=np.empty((0, n_columns), dtype=dtype),
-    )
-
-
-class _Apply:
-    """A function on checked rows."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
 
     def __call__(self, block: Any) -> Any:
         return self.function(check_array(block, accept_sparse="csr", dtype=FLOATS, order="C"))
+
+
+def map_rows(
+    collection: Any, function: Callable[[Any], Any], n_columns: int | None, dtype: Any
+) -> Any:
+    """Apply a function to checked rows: `dask_petuum.lazy.map_rows` of a `Checked`."""
+    return lazy.map_rows(Checked(function), collection, n_columns=n_columns, dtype=dtype)

@@ -27,15 +27,16 @@ from sklearn.utils.validation import _check_sample_weight
 
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
+from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
 
 from .inputs import (
+    Checked,
     check_number,
     check_rows,
     check_values,
     check_weights,
     float_dtype,
-    map_rows,
     rows_to_apply,
 )
 from .kmeans_fit import KMeansFit
@@ -212,14 +213,17 @@ class KMeans(
         """Return each row's nearest centre, (n_rows,) int32; lazy for a Dask collection."""
         X, lazy = rows_to_apply(self, X)
         function = partial(_predict, self.cluster_centers_)
-        return map_rows(X, function, None, np.int32) if lazy else function(X)
+        if lazy:
+            return map_rows(Checked(function), X, n_columns=None, dtype=np.int32)
+        return function(X)
 
     def transform(self, X: Any) -> Any:
         """Return the distances of the rows to the centres, (n_rows, n_clusters)."""
         X, lazy = rows_to_apply(self, X)
         function = partial(_transform, self.cluster_centers_)
         if lazy:
-            return map_rows(X, function, len(self.cluster_centers_), float_dtype(X))
+            n_columns = len(self.cluster_centers_)
+            return map_rows(Checked(function), X, n_columns=n_columns, dtype=float_dtype(X))
         return function(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -227,7 +231,7 @@ class KMeans(
         X, lazy = rows_to_apply(self, X)
         distances = partial(_nearest_distances, self.cluster_centers_)
         if lazy:
-            values = map_rows(X, distances, None, np.float64)
+            values = map_rows(Checked(distances), X, n_columns=None, dtype=np.float64)
             total = (values if sample_weight is None else values * sample_weight).sum()
             return -float(total.compute())
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)

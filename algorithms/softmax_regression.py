@@ -26,15 +26,16 @@ from sklearn.utils.validation import _check_sample_weight
 
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
+from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
 
 from .inputs import (
+    Checked,
     check_number,
     check_rows,
     check_values,
     check_weights,
     float_dtype,
-    map_rows,
     rows_to_apply,
 )
 from .softmax_fit import SoftmaxFit
@@ -281,7 +282,8 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         apply = _OfScores(function, self.coef_, self.intercept_)
         if not lazy:
             return apply(X)
-        return map_rows(X, apply, n_columns, self.coef_.dtype if dtype is None else dtype)
+        dtype = self.coef_.dtype if dtype is None else dtype
+        return map_rows(Checked(apply), X, n_columns=n_columns, dtype=dtype)
 
     def _forget(self) -> None:
         """Drop what was learnt (n_features and labels may be others now)."""

@@ -144,6 +144,25 @@ def test_scores_lazy_rows_with_weights():
     )
 
 
+@pytest.mark.parametrize("method", ["predict", "transform"])
+def test_lazy_rows_are_read_in_chunks_of_columns_too(method):
+    model = local().fit(ROWS)
+    lazy = getattr(model, method)(da.from_array(ROWS, chunks=(300, 4)))
+    now = getattr(model, method)(ROWS)
+    assert lazy.dtype == now.dtype
+    assert lazy.shape == now.shape
+    assert np.array_equal(lazy.compute(), now)
+
+
+@pytest.mark.parametrize("method", ["predict", "transform", "score"])
+def test_values_of_lazy_rows_are_refused_when_they_are_read(method):
+    model = local().fit(ROWS)
+    bad = ROWS.copy()
+    bad[1500, 2] = np.inf
+    with pytest.raises(ValueError, match="infinity"):
+        np.asarray(getattr(model, method)(da.from_array(bad, chunks=(300, -1))))
+
+
 def test_callbacks_hear_of_every_clock(capsys):
     local(init=ROWS[:8], max_iter=3, tol=0).set_callbacks(ProgressBar()).fit(ROWS)
     local(init=ROWS[:8], max_iter=2, tol=0, verbose=1).fit(ROWS)

@@ -158,3 +158,14 @@ def test_refuses_rows_and_labels():
     bad[900, 0] = np.inf
     with pytest.raises(ValueError, match="infinity"):
         local().fit(lazy(bad, 500), da.from_array(LABELS, chunks=500))
+
+
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "predict_log_proba", "decision_function"]
+)
+def test_values_of_lazy_rows_are_refused_when_they_are_read(method):
+    model = local(max_iter=2).fit(ROWS, LABELS)
+    bad = ROWS.copy()
+    bad[17, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        np.asarray(getattr(model, method)(lazy(bad, 500)))

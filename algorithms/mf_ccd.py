@@ -46,7 +46,7 @@ __all__ = ["CcdProgram", "Plan", "Step", "padded_rows"]
 CHUNK_ENTRIES, MAX_CHUNKS = 1 << 14, 64
 #: Rounds over a block in the first pass: the first factors are random, and each round is a step
 #: of the power method.
-FIRST_ROUNDS = 4
+FIRST_ROUNDS = 5
 #: Rounds over the biases alone before that.
 BIAS_ROUNDS = 2
 #: Numbers of an item's normal equations as they travel: the upper triangle and the right side.

@@ -287,7 +287,7 @@ def against_libmf(quick: bool) -> list[Row]:
     split = planted(*size)
     work = f"MatrixFactorization, {size[0]:,} x {size[1]:,}, {size[2]:,} ratings, rank 40"
     theirs = libmf_of(library, split, (40, 0.01, 0.2), [30, 40, 50, 60])
-    ours = ours_of(split, range(7, 31), n_components=40, alpha=0.01, fit_biases=False)
+    ours = ours_of(split, range(5, 31), n_components=40, alpha=0.012, fit_biases=False)
     rows = [race(work, "LIBMF 2.01, 2 threads, AVX", ours, theirs, split.test)]
     rows.append(speed(work, split, library))
     if (DATA / "movielens-small").exists():

@@ -29,6 +29,7 @@ from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
+from dask_petuum.store.consistency import Consistency, Staleness
 
 from .inputs import (
     Checked,
@@ -87,7 +88,8 @@ class KMeans(
         1: print each clock.
     consistency, staleness
         How current the sums are that a pass reads: "bsp", "ssp", "essp" or "asp", and by how many
-        passes they may lag. On one process every read is current.
+        passes they may lag: a number, a range ``(low, high)`` in which each rank moves it, or
+        "auto", the range (0, 8). On one process every read is current.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
 
@@ -142,7 +144,7 @@ class KMeans(
         n_jobs: int | None = None,
         verbose: int = 0,
         consistency: str = "bsp",
-        staleness: int | str = 0,
+        staleness: Staleness = 0,
         scheduler: str | None = None,
     ) -> None:
         self.n_clusters = n_clusters
@@ -261,6 +263,7 @@ class KMeans(
             raise ValueError(f"algorithm must be 'lloyd' or 'minibatch', got {self.algorithm!r}")
         if isinstance(self.init, str) and self.init not in INITS:
             raise ValueError(f"init must be one of {INITS} or an array, got {self.init!r}")
+        Consistency.parse(self.consistency, self.staleness)
         if self.n_init != "auto":
             check_number("n_init", self.n_init, Integral, 1)
 

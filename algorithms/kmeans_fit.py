@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 
 from dask_petuum.runtime.job import Job, Monitor, RunOptions, RunResult
 from dask_petuum.runtime.program import DataParallelProgram, Record
+from dask_petuum.store.consistency import Consistency
 
 from .kmeans_minibatch import MiniBatchProgram
 from .kmeans_program import LloydProgram
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KMeansFit"]
 
-#: Clocks that must agree on the end where the staleness of reads has no fixed bound.
+#: Clocks that must agree on the end where the staleness of reads has no bound.
 PATIENCE = 10
 
 
@@ -245,11 +246,8 @@ def _variances(parts: list[Summary]) -> NDArray[np.float64]:
 
 def _patience(estimator: KMeans) -> int:
     """Clocks in a row in which nothing may move: reads may lag behind."""
-    if estimator.consistency == "bsp":
-        return 1
-    if estimator.consistency == "asp" or isinstance(estimator.staleness, str):
-        return PATIENCE
-    return 1 + int(estimator.staleness)
+    consistency = Consistency.parse(estimator.consistency, estimator.staleness)
+    return 1 + consistency.high if consistency.bounded else PATIENCE
 
 
 def _relocated(sums: Sums, result: RunResult) -> NDArray[np.float64] | None:

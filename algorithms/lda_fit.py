@@ -10,6 +10,7 @@ import numpy as np
 from dask_petuum.data import Partition
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.job import Job, RunResult
+from dask_petuum.store.consistency import Consistency
 
 from .lda_counts import count_tokens
 from .lda_parameters import first_priors, growth_of, is_learnt
@@ -48,7 +49,9 @@ def make_problem(model: Any, job: Job, seed: Any, *, drop_seed: bool) -> LDAProb
     n_topics = int(model.n_components)
     sampler = model.sampler
     if sampler == "auto":
-        sampler = choose_sampler(n_topics, n_tokens, n_docs)
+        # Where words come block by block, only the sampler that goes by words is fast.
+        by_words = model.parallelism == "model" and len(sizes) > 1
+        sampler = "sparse" if by_words else choose_sampler(n_topics, n_tokens, n_docs)
     learn = seed is None or drop_seed  # a few new documents say little of priors
     alpha, beta = first_priors(model, seed is not None)
     return LDAProblem(
@@ -59,7 +62,7 @@ def make_problem(model: Any, job: Job, seed: Any, *, drop_seed: bool) -> LDAProb
         growth=growth_of(model.max_iter, n_tokens),
         tol=float(model.tol),
         n_partitions=len(job.sizes),
-        slack=model.staleness if isinstance(model.staleness, int) else 8,
+        slack=Consistency.parse(model.consistency, model.staleness).high,
         seed_counts=seed,
         drop_seed=drop_seed,
     )  # fmt: skip

@@ -42,11 +42,13 @@ __all__ = ["LDARotation", "assemble", "n_blocks_of"]
 
 #: Groups into which the words of a block are cut, so that threads share no row of counts.
 N_SUB = 4
+#: Blocks for each partition: with one on its way in and one out, a rank of two has 26 of 48.
+PER_PARTITION = 24
 
 
 def n_blocks_of(n_partitions: int) -> int:
-    """Blocks of a run: two for each partition, so that one travels while one is worked on."""
-    return 1 if n_partitions == 1 else 2 * n_partitions
+    """Blocks of a run: many for each partition, so that those on their way are a small part."""
+    return 1 if n_partitions == 1 else PER_PARTITION * n_partitions
 
 
 class LDARotation(LDAHistory, ModelParallelProgram):

@@ -28,6 +28,7 @@ from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
+from dask_petuum.store.consistency import Consistency, Staleness
 
 from .inputs import (
     Checked,
@@ -84,7 +85,8 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         1: print each clock.
     consistency, staleness
         How current the weights are that a clock starts from: "bsp", "ssp", "essp" or "asp", and by
-        how many clocks they may lag.
+        how many clocks they may lag: a number, a range ``(low, high)`` in which each rank moves
+        it, or "auto", the range (0, 8). On one process every read is current.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
 
@@ -151,7 +153,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         n_jobs: int | None = None,
         verbose: int = 0,
         consistency: str = "bsp",
-        staleness: int | str = 0,
+        staleness: Staleness = 0,
         scheduler: str | None = None,
     ) -> None:
         self.C = C
@@ -321,6 +323,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
                 f"momentum must be below 1, and 0 unless solver='sgd', got {self.momentum!r} "
                 f"with solver={self.solver!r}"
             )
+        Consistency.parse(self.consistency, self.staleness)
         if self.learning_rate != "auto":
             check_number("learning_rate", self.learning_rate, Real, 0, strict=True)
         if self.decay != "auto":

@@ -18,6 +18,7 @@ from dask_petuum.data import open_dataset
 from dask_petuum.runtime.job import Check, Job, Monitor, RunOptions, RunResult
 from dask_petuum.runtime.program import Program, Record
 from dask_petuum.runtime.where import open_job
+from dask_petuum.store.consistency import Staleness
 
 __all__ = ["PetuumEstimator"]
 
@@ -34,7 +35,7 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
     n_jobs: int | None = None
     verbose: int = 0
     consistency: str = "bsp"
-    staleness: int | str = 0
+    staleness: Staleness = 0
     history_: list[Record]
 
     @property

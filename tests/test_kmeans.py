@@ -178,6 +178,8 @@ def test_callbacks_hear_of_every_clock(capsys):
         ({"init": "best"}, "init must be one of"),
         ({"init": np.zeros((2, 6))}, r"n_features\) = \(8, 6\), got shape \(2, 6\)"),
         ({"algorithm": "elkan"}, "algorithm must be 'lloyd' or 'minibatch'"),
+        ({"staleness": 2}, 'has staleness 0, got 2; use "ssp"'),
+        ({"consistency": "ssp", "staleness": (4, 2)}, "0 <= low <= high"),
         ({"n_init": 0}, "n_init must be an integer >= 1"),
         ({"max_iter": 0}, "max_iter must be an integer >= 1"),
         ({"batch_size": 0.5}, "batch_size must be an integer >= 1"),

@@ -336,6 +336,8 @@ def test_what_cannot_be_a_table_is_refused_before_anything_starts(place, wrong):
         ({"consistency": "bsp", "staleness": 2}, "has staleness 0"),
         ({"consistency": "asp", "staleness": "auto"}, "auto"),
         ({"staleness": 1.5}, "integer"),
+        ({"staleness": (3, 1)}, "0 <= low <= high"),
+        ({"consistency": "bsp", "staleness": (0, 1)}, "needs"),
     ],
     ids=str,
 )
@@ -478,13 +480,21 @@ def test_statistics_are_there(place):
                 assert (table[count] > 0) is remote
 
 
-def test_the_bound_that_moves_stays_in_its_range(place):
-    from dask_petuum.store.consistency import AUTO_RANGE
-
+@pytest.mark.parametrize(
+    ("staleness", "high"), [("auto", 8), ((0, 0), 0), ((1, 2), 2), ([0, 3], 3)], ids=str
+)
+def test_the_bound_that_moves_stays_in_its_range(place, staleness, high):
     with place.session() as ps:
         ps.create_table("w", shape=(4, 40), dtype="int64")
-        lags = place.run(ps, fingerprints, consistency="essp", staleness="auto")
-    assert AUTO_RANGE[0] <= max(lags) <= AUTO_RANGE[1]
+        lags = place.run(ps, fingerprints, consistency="essp", staleness=staleness)
+    assert max(lags) <= high
+
+
+def test_the_bound_that_moves_begins_at_the_low_end(place):
+    with place.session() as ps:
+        ps.create_table("w", shape=(4, 40), dtype="int64")
+        lags = place.run(ps, fingerprints, consistency="ssp", staleness=(2, 5))
+    assert (2 if place.n_ranks > 1 else 0) <= max(lags) <= 5
 
 
 def test_a_session_says_what_it_is(place):

@@ -12,6 +12,7 @@ from sklearn.callback import ProgressBar
 from dask_petuum.data import open_dataset
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.job import LocalJob, RunOptions
+from dask_petuum.store.consistency import Consistency
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,9 @@ def test_bsp_is_repeatable_and_sums_floats_in_the_order_of_partitions(data, clie
 
 
 @pytest.mark.parametrize(
-    ("consistency", "staleness"), [("bsp", 0), ("ssp", 2), ("essp", 3), ("essp", "auto")]
+    ("consistency", "staleness"),
+    [("bsp", 0), ("ssp", 2), ("essp", 3), ("essp", "auto"), ("essp", (1, 3))],
+    ids=str,
 )
 def test_all_ranks_stop_at_the_same_clock(data, client, consistency, staleness):
     program = LeastSquares(5, 400, tol=1e-3)
@@ -81,7 +84,7 @@ def test_all_ranks_stop_at_the_same_clock(data, client, consistency, staleness):
     assert {int(out["clocks"][0]) for out in result.outputs} == {result.n_clocks}
     assert len(result.history) == result.n_clocks < 200
     first = next(r["clock"] for r in result.history if r["mse"] < 1e-3)
-    high = {"auto": 8}.get(staleness, staleness)
+    high = Consistency.parse(consistency, staleness).high
     assert result.n_clocks == first + high
     assert all(record["n"] == 400 for record in result.history), "every clock is complete"
 

@@ -138,6 +138,8 @@ def test_schedule_of_lanes_clocks_and_rates():
         ({"learning_rate": -1}, "learning_rate must be a number > 0"),
         ({"decay": -1}, "decay must be a number >= 0"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1"),
+        ({"consistency": "essp", "staleness": -1}, "staleness must be >= 0"),
+        ({"consistency": "essp", "staleness": (0,)}, "two integers"),
         ({"max_iter": 1.5}, "max_iter must be an integer >= 1"),
         ({"clocks_per_pass": 0}, "clocks_per_pass must be an integer >= 1"),
         ({"class_weight": "equal"}, "class_weight must be a dict, 'balanced' or None"),

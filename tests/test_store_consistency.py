@@ -28,6 +28,13 @@ def test_auto_moves_in_its_range(model):
     assert (parsed.low, parsed.high) == AUTO_RANGE
 
 
+@pytest.mark.parametrize("model", ["ssp", "essp"])
+@pytest.mark.parametrize("given", [(1, 4), [1, 4], (0, 0), (3, 3)])
+def test_a_range_is_where_the_bound_moves(model, given):
+    parsed = Consistency.parse(model, given)
+    assert (parsed.low, parsed.high) == tuple(given)
+
+
 @pytest.mark.parametrize(
     ("model", "staleness", "text"),
     [
@@ -40,6 +47,16 @@ def test_auto_moves_in_its_range(model):
         ("ssp", 1.5, "must be an integer"),
         ("ssp", True, "must be an integer"),
         ("ssp", "soon", "must be an integer"),
+        ("bsp", (0, 2), r"staleness=\(0, 2\) needs \"ssp\" or \"essp\", not 'bsp'"),
+        ("asp", [0, 2], r"staleness=\[0, 2\] needs \"ssp\" or \"essp\", not 'asp'"),
+        ("ssp", (3, 2), r"must have 0 <= low <= high, got \(3, 2\)"),
+        ("essp", (-1, 2), r"must have 0 <= low <= high, got \(-1, 2\)"),
+        ("ssp", (1,), r"two integers \(low, high\), got \(1,\)"),
+        ("ssp", (1, 2, 3), "two integers"),
+        ("ssp", [], "two integers"),
+        ("ssp", (0, 2.0), "two integers"),
+        ("ssp", (False, True), "two integers"),
+        ("ssp", ("auto", 2), "two integers"),
         ("essp", None, "must be an integer"),
     ],
 )

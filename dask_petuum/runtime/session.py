@@ -26,7 +26,7 @@ from dask_petuum.runtime.pieces import given_pieces, join_pieces
 from dask_petuum.runtime.threads import Threads, count_threads
 from dask_petuum.runtime.where import find_client
 from dask_petuum.store.audit_run import AuditReport, audit
-from dask_petuum.store.consistency import Consistency
+from dask_petuum.store.consistency import Consistency, Staleness
 from dask_petuum.store.local import LocalTable
 from dask_petuum.store.spec import TableSpec, UpdateRule
 
@@ -122,7 +122,7 @@ class Session(ABC):
         partitions: Any = None,
         *,
         consistency: str | None = None,
-        staleness: int | str | None = None,
+        staleness: Staleness | None = None,
         seed: int = 0,
     ) -> list[Any]:
         """Call ``function(ctx, partition)`` once in every rank; results in rank order.
@@ -139,8 +139,9 @@ class Session(ABC):
         consistency
             "bsp", "ssp", "essp" or "asp"; None: the setting ``petuum.consistency`` ("essp").
         staleness
-            Clocks that a read may lag, or "auto"; None: 0 in BSP and ASP, else the setting
-            ``petuum.staleness`` (1).
+            Clocks that a read may lag; or a range ``(low, high)``, in which each rank moves its
+            bound by the time it waits, or "auto" for (0, 8); None: 0 in BSP and ASP, else the
+            setting ``petuum.staleness`` (1).
         seed
             Root of the random streams of ``ctx.seed``.
 
@@ -159,7 +160,7 @@ class Session(ABC):
         self,
         *,
         consistency: str | None = None,
-        staleness: int | str | None = None,
+        staleness: Staleness | None = None,
         n_clocks: int = 20,
         seed: int = 0,
     ) -> AuditReport:
@@ -259,7 +260,7 @@ class LocalSession(Session):
         return [result]
 
 
-def _model(consistency: str | None, staleness: int | str | None) -> Consistency:
+def _model(consistency: str | None, staleness: Any) -> Consistency:
     """Check a choice; what is not chosen is as configured."""
     return Consistency.parse(*consistency_and_staleness(consistency, staleness))
 

@@ -14,11 +14,15 @@ ASP   no bound: a rank never waits
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
-__all__ = ["MODELS", "AutoStaleness", "Consistency"]
+__all__ = ["MODELS", "AutoStaleness", "Consistency", "Staleness"]
 
 MODELS = ("bsp", "ssp", "essp", "asp")
+#: How a user gives the bound: clocks; "auto"; or the range (low, high) that it moves in.
+Staleness = int | str | tuple[int, int] | list[int]
 #: Range that staleness="auto" moves in.
 AUTO_RANGE = (0, 8)
 
@@ -40,22 +44,39 @@ class Consistency:
     high: int = 0
 
     @classmethod
-    def parse(cls, model: str, staleness: int | str = 0) -> Consistency:
+    def parse(cls, model: str, staleness: Staleness = 0) -> Consistency:
         """Check a user's choice.
+
+        Parameters
+        ----------
+        model
+            "bsp", "ssp", "essp" or "asp".
+        staleness
+            Clocks that a read may lag; or (low, high), in which each rank moves its bound by
+            itself; or "auto", which is the range (0, 8).
 
         Raises
         ------
         ValueError
-            For an unknown model, a negative bound, or a bound where there can be none.
+            For an unknown model, a negative bound, a bound where there can be none, or a range
+            that is none.
+
+        Examples
+        --------
+        >>> Consistency.parse("ssp", 2), Consistency.parse("essp", (1, 4)).high
+        (Consistency(model='ssp', low=2, high=2), 4)
         """
         if model not in MODELS:
             raise ValueError(f"consistency must be one of {MODELS}, got {model!r}")
-        if staleness == "auto":
+        if isinstance(staleness, tuple | list) or staleness == "auto":
             if model in ("bsp", "asp"):
-                raise ValueError(f'staleness="auto" needs "ssp" or "essp", not {model!r}')
-            return cls(model, *AUTO_RANGE)
-        if isinstance(staleness, bool) or not isinstance(staleness, int):
-            raise ValueError(f'staleness must be an integer or "auto", got {staleness!r}')
+                given = '"auto"' if staleness == "auto" else f"{staleness!r}"
+                raise ValueError(f'staleness={given} needs "ssp" or "essp", not {model!r}')
+            return cls(model, *(AUTO_RANGE if isinstance(staleness, str) else _range(staleness)))
+        if not _is_integer(staleness):
+            raise ValueError(
+                f'staleness must be an integer, "auto" or a range (low, high), got {staleness!r}'
+            )
         if staleness < 0:
             raise ValueError(
                 f'staleness must be >= 0, got {staleness}; use consistency="asp" for no bound'
@@ -78,6 +99,20 @@ class Consistency:
     def bounded(self) -> bool:
         """Whether a rank ever waits."""
         return self.model != "asp"
+
+
+def _range(given: Sequence[int]) -> tuple[int, int]:
+    """Check a range."""
+    if len(given) != 2 or not all(map(_is_integer, given)):
+        raise ValueError(f"a range of staleness must be two integers (low, high), got {given!r}")
+    low, high = given
+    if not 0 <= low <= high:
+        raise ValueError(f"a range of staleness must have 0 <= low <= high, got ({low}, {high})")
+    return low, high
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class AutoStaleness:

@@ -38,7 +38,7 @@ from .svm_rows import Objective, Rows, given_weights, relative_gap
 __all__ = ["SvmNewtonProgram"]
 
 #: Softness of the hinge's first smooth problem in units of the margin, and its factor from one
-#: problem to the next (a9a to a gap of 1e-3, from a softness of 1: 14 steps; 22 with a factor of 0.3).
+#: problem to the next (a9a to a gap of 1e-3, from 1: 14 steps; 22 with a factor of 0.3).
 SOFT, SOFTER = 2.0, 0.5
 #: A smooth problem is solved well enough when its own error is this share of the gap.
 INNER = 0.5

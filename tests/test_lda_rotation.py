@@ -123,7 +123,7 @@ def test_the_table_is_shared_out_evenly() -> None:
     tokens = np.bincount(block, weights=frequency)
     assert tokens.max() < 1.1 * tokens.mean()
     assert n_blocks_of(1) == 1
-    assert n_blocks_of(4) == 8
+    assert n_blocks_of(4) == 96
 
 
 def test_blocks_begin_without_memory() -> None:

@@ -86,6 +86,8 @@ class ModelParallelProgram(Program):
 
     #: Numbers that ``push`` gives for each block, where blocks are shared.
     n_partials: int = 1
+    #: Numbers that ``violations`` gives for each block; 0: it is not called.
+    n_violations: int = 0
 
     @abstractmethod
     def blocks(self) -> Sequence[BlockSpec]:
@@ -138,6 +140,39 @@ class ModelParallelProgram(Program):
     def measure(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
         """Give a partition's part of the metrics at the end of a clock."""
         return {}
+
+    def violations(self, ctx: Context, partition: Partition, state: State) -> Array | None:
+        """Say what a partition's data have to say about every block, at the start of each clock.
+
+        Only where blocks are shared, the policy takes priorities, and ``n_violations`` is set. The
+        last change of a block grows old while others change; this looks at all of them anew.
+
+        Returns
+        -------
+        (n_blocks, n_violations) array, to be summed over all partitions.
+        """
+        return None
+
+    def priorities(self, totals: Array, values: Sequence[Mapping[str, Array]]) -> Array:
+        """Turn the sums of ``violations`` into priorities; every rank must come to the same.
+
+        They stand beside the changes that ``pull`` gives, so let them be in the same unit: how far
+        a block would move if it were updated now.
+
+        Parameters
+        ----------
+        totals : (n_blocks, n_violations)
+            Not to be changed.
+        values
+            The arrays of each block, not to be changed. A block that was committed since the
+            violations were measured keeps its last change as its priority, whatever this gives.
+
+        Returns
+        -------
+        (n_blocks,) array of finite numbers; their absolute values count.
+        """
+        column: Array = np.abs(totals[:, 0])
+        return column
 
     def tables(self) -> Sequence[Any]:
         """Specify small tables that all ranks share besides the blocks; by default none."""

@@ -187,5 +187,6 @@ def _merged(results: Sequence[RankResult], tables: Any, interrupted: bool) -> Ru
         history=list(results[0].history),
         n_clocks=min(result.n_clocks for result in results),
         blocks=[blocks[index] for index in sorted(blocks)],
+        block_bytes=[result.block_bytes for result in results],
         stopped_by="interrupt" if interrupted else results[0].stopped_by,
     )

@@ -104,6 +104,8 @@ class Endpoint:
         self.stopping = False
         #: Called with the error that ended this rank's part of the run, in any thread.
         self.on_failure: Callable[[Exception], None] = lambda error: None
+        #: Called with a rank and its partition that has taken a block, in any thread.
+        self.on_delivered: Callable[[int, int], None] = lambda rank, partition: None
         #: Called with what was asked for and the block that came, in any thread.
         self.on_fetched: Callable[[Mapping[str, Any], Reply], None] = lambda asked, reply: None
 
@@ -270,7 +272,10 @@ class Endpoint:
         return self._accept(effect, reply)
 
     def _accept(self, effect: Effect, reply: Reply) -> Sequence[Effect]:
-        if isinstance(effect, (Parcel, Fetched)):
+        if isinstance(effect, Fetched):
+            return []
+        if isinstance(effect, Parcel):
+            self.on_delivered(effect.owner, effect.message["partition"])
             return []
         if isinstance(effect, Fetch):
             self.on_fetched(effect.message, reply)

@@ -23,6 +23,7 @@ from dask_petuum.runtime.loops import hidden_tables, machine_of, run_program
 from dask_petuum.runtime.metrics import LoopPlan, RankResult
 from dask_petuum.runtime.program import Program, Record, State
 from dask_petuum.runtime.threads import Threads, count_threads
+from dask_petuum.store.consistency import Staleness
 from dask_petuum.store.local import LocalTable
 
 __all__ = ["Job", "LocalJob", "Monitor", "RunOptions", "RunResult"]
@@ -47,7 +48,7 @@ class RunOptions:
     consistency
         "bsp", "ssp", "essp" or "asp"; without meaning in this process (one rank).
     staleness
-        Clocks that a read may lag, or "auto".
+        Clocks that a read may lag, a range (low, high) in which each rank moves it, or "auto".
     monitor
         Called with the record of each finished clock; returning True ends the run.
     """
@@ -55,7 +56,7 @@ class RunOptions:
     max_clocks: int
     seed: int = 0
     consistency: str = "bsp"
-    staleness: int | str = 0
+    staleness: Staleness = 0
     monitor: Monitor | None = None
 
 
@@ -69,6 +70,8 @@ class RunResult:
     n_clocks: int = 0
     stopped_by: str = "max_clocks"
     blocks: Sequence[Mapping[str, Any]] = ()
+    #: The most bytes of moving blocks that each rank held at a time.
+    block_bytes: Sequence[int] = ()
 
 
 class Job(ABC):
@@ -166,6 +169,7 @@ class LocalJob(Job):
             history=list(result.history),
             n_clocks=result.n_clocks,
             blocks=[result.blocks[block] for block in sorted(result.blocks)],
+            block_bytes=[result.block_bytes],
             stopped_by="interrupt" if interruption.requested else result.stopped_by,
         )
 

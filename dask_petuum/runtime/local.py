@@ -76,9 +76,16 @@ class LocalContext:
         """Root of every random stream of the run."""
         return self._seed
 
-    def send_block(self, rank: int, block: int, stamp: int, arrays: Mapping[str, Array]) -> None:
+    def send_block(
+        self, rank: int, partition: int, block: int, stamp: int, arrays: Mapping[str, Array]
+    ) -> None:
         """Refuse: there is no other rank."""
         raise RunError(f"there is no rank {rank} to send block {block} to")
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of blocks that wait: none, as nobody sends any."""
+        return 0
 
     def take_block(self, block: int, stamp: int) -> dict[str, Array]:
         """Refuse: there is no other rank."""

@@ -13,7 +13,7 @@ from dask_petuum.runtime.loop import run_loop
 from dask_petuum.runtime.metrics import LoopPlan, RankResult, metrics_table
 from dask_petuum.runtime.program import DataParallelProgram, Program
 from dask_petuum.runtime.rotation_loop import run_rotation
-from dask_petuum.runtime.shared_loop import partials_table, run_shared
+from dask_petuum.runtime.shared_loop import partials_table, run_shared, violations_table
 from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.spec import TableSpec
 
@@ -21,10 +21,20 @@ __all__ = ["check_consistency", "hidden_tables", "machine_of", "run_program"]
 
 
 def hidden_tables(program: Program, plan: LoopPlan) -> list[TableSpec]:
-    """Specify the tables that the program does not know of."""
+    """Specify the tables that the program does not know of.
+
+    Raises
+    ------
+    ValueError
+        Where the program's ``n_violations`` does not fit the rest of it.
+    """
+    if isinstance(program, ModelParallelProgram):
+        _check_violations(program)
     tables = [metrics_table(program, plan)]
     if isinstance(program, ModelParallelProgram) and not program.schedule().moves:
         tables.append(partials_table(program, plan))
+        if program.n_violations:
+            tables.append(violations_table(program, plan))
     return tables
 
 
@@ -66,3 +76,14 @@ def run_program(
     if isinstance(program, DataParallelProgram):
         return run_loop(ctx, program, partitions, plan)
     raise TypeError(f"{type(program).__name__} is neither a data- nor a model-parallel program")
+
+
+def _check_violations(program: ModelParallelProgram) -> None:
+    name, n = type(program).__name__, program.n_violations
+    given = type(program).violations is not ModelParallelProgram.violations
+    if given != (n >= 1):
+        raise ValueError(
+            f"{name}.n_violations must be >= 1 where it has violations, else 0; got {n}"
+        )
+    if n and program.schedule().moves:
+        raise ValueError(f"{name}.violations: blocks that move have no priorities")

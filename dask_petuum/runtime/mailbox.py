@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,14 @@ __all__ = ["Array", "Mailbox", "decode_arrays", "encode_arrays"]
 class Mailbox:
     """Blocks by (block, stamp); each is taken once, and a repeated one is dropped.
 
-    The mutable state is `_blocks`, `_seen` and `_cause`, all under the condition.
+    The mutable state is `_blocks`, `_told`, `_seen` and `_cause`, all under the condition.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._blocks: dict[tuple[int, int], dict[str, Array]] = {}
+        #: Whom to tell when a block is taken.
+        self._told: dict[tuple[int, int], list[Callable[[], None]]] = {}
         #: Newest stamp of each block that came: stamps of a block only rise.
         self._seen: dict[int, int] = {}
         self._cause: Exception | None = None
@@ -33,14 +35,30 @@ class Mailbox:
         with self._changed:
             return f"<Mailbox with blocks {sorted(self._blocks)}>"
 
-    def put(self, block: int, stamp: int, arrays: dict[str, Array]) -> None:
-        """Put a block in, unless it came before."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the blocks that nobody has taken yet."""
         with self._changed:
-            if self._seen.get(block, -1) >= stamp:
+            return sum(v.nbytes for arrays in self._blocks.values() for v in arrays.values())
+
+    def put(
+        self,
+        block: int,
+        stamp: int,
+        arrays: dict[str, Array],
+        taken: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Put a block in, unless it came before; ``taken`` is called when it is taken."""
+        key = block, stamp
+        with self._changed:
+            if self._seen.get(block, -1) < stamp and self._cause is None:
+                self._seen[block] = stamp
+                self._blocks[key] = arrays
+                self._changed.notify_all()
+            if key in self._blocks:
+                self._told.setdefault(key, []).append(taken)
                 return
-            self._seen[block] = stamp
-            self._blocks[block, stamp] = arrays
-            self._changed.notify_all()
+        taken()
 
     def take(self, block: int, stamp: int) -> dict[str, Array]:
         """Wait for a block; raises why the run ended, should it end before."""
@@ -50,13 +68,20 @@ class Mailbox:
             if key not in self._blocks:
                 assert self._cause is not None
                 raise self._cause
-            return self._blocks.pop(key)
+            arrays, told = self._blocks.pop(key), self._told.pop(key, [])
+        for taken in told:
+            taken()
+        return arrays
 
     def interrupt(self, cause: Exception) -> None:
         """End every wait with its cause."""
         with self._changed:
             self._cause = self._cause or cause
+            told = [taken for each in self._told.values() for taken in each]
+            self._told.clear()
             self._changed.notify_all()
+        for taken in told:
+            taken()
 
 
 def encode_arrays(

@@ -48,13 +48,18 @@ class LoopPlan:
 
 @dataclass(frozen=True)
 class RankResult:
-    """What one rank gives back; ``blocks``: those of a model-parallel run that it ends with."""
+    """What one rank gives back.
+
+    ``blocks`` are those of a model-parallel run that it ends with, ``block_bytes`` the most that
+    it held at any time.
+    """
 
     outputs: Mapping[int, State]
     history: Sequence[Record] = field(default_factory=list)
     n_clocks: int = 0
     stopped_by: str = "max_clocks"
     blocks: Mapping[int, Mapping[str, Array]] = field(default_factory=dict)
+    block_bytes: int = 0
 
 
 class LoopContext(Context, Protocol):

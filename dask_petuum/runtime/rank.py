@@ -73,9 +73,16 @@ class RankContext:
         """Root of every random stream of the run."""
         return self._spec.seed
 
-    def send_block(self, rank: int, block: int, stamp: int, arrays: Mapping[str, Array]) -> None:
-        """Send a block's arrays to another rank; they must not change any more."""
-        self._run.send_block(rank, block, stamp, arrays)
+    def send_block(
+        self, rank: int, partition: int, block: int, stamp: int, arrays: Mapping[str, Array]
+    ) -> None:
+        """Send a block's arrays to a partition at another rank; they must not change any more."""
+        self._run.send_block(rank, partition, block, stamp, arrays)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of blocks that wait to be taken here, or to be sent."""
+        return self._run.block_bytes
 
     def take_block(self, block: int, stamp: int) -> dict[str, Array]:
         """Wait for a block that was sent here, and take it."""

@@ -28,8 +28,14 @@ __all__ = ["RotationContext", "block_seeds", "run_rotation", "visit"]
 class RotationContext(LoopContext, Protocol):
     """What the loop needs of a rank besides what all loops do."""
 
-    def send_block(self, rank: int, block: int, stamp: int, arrays: Mapping[str, Array]) -> None:
-        """Send a block's arrays to another rank; they must not change any more."""
+    def send_block(
+        self, rank: int, partition: int, block: int, stamp: int, arrays: Mapping[str, Array]
+    ) -> None:
+        """Send a block's arrays to a partition at another rank; they must not change any more."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of blocks that wait to be taken here, or to be sent."""
 
     def take_block(self, block: int, stamp: int) -> dict[str, Array]:
         """Wait for a block that was sent here, and take it."""
@@ -49,9 +55,11 @@ def run_rotation(
         Where there are fewer blocks than partitions.
     """
     ctx.defer_increments()
-    ring = _Ring(ctx, program.blocks(), plan.homes)
+    specs = program.blocks()
+    rotation.check_sizes(len(specs), len(plan.homes))
     metrics = Metrics(ctx, program, plan)
     states = {part.index: program.start(ctx, part) for part in partitions}
+    ring = _Ring(ctx, specs, plan.homes)
     ctx.barrier()
     stopped_by = "max_clocks"
     for number in range(plan.max_clocks):
@@ -75,7 +83,7 @@ def run_rotation(
     blocks = ring.at_home(metrics.n_done)
     outputs = {part.index: program.finish(ctx, part, states[part.index]) for part in partitions}
     history = metrics.history if ctx.rank == 0 else []
-    return RankResult(outputs, history, n_clocks, stopped_by, blocks)
+    return RankResult(outputs, history, n_clocks, stopped_by, blocks, ring.peak)
 
 
 def block_seeds(ctx: LoopContext, partition: Partition, block: int) -> np.random.SeedSequence:
@@ -112,12 +120,13 @@ class _Ring:
     def __init__(
         self, ctx: RotationContext, specs: Sequence[BlockSpec], homes: Sequence[int]
     ) -> None:
-        rotation.check_sizes(len(specs), len(homes))
         self._ctx = ctx
         self._homes = homes
         self.n_blocks = len(specs)
         self._specs = specs
         self._here: dict[tuple[int, int], dict[str, Array]] = {}
+        #: The most bytes of blocks that were at this rank at a time.
+        self.peak = 0
         for block, spec in enumerate(specs):
             first = rotation.home(block, self.n_blocks, len(homes))
             if homes[first] == ctx.rank:
@@ -127,7 +136,10 @@ class _Ring:
         """Take the block for a partition's visit in a pass."""
         key = block, self._stamp(block, partition, number)
         values = self._here.pop(key, None)
-        return self._received(*key) if values is None else values
+        values = self._received(*key) if values is None else values
+        held = _nbytes(values) + sum(map(_nbytes, self._here.values()))
+        self.peak = max(self.peak, held + self._ctx.block_bytes)
+        return values
 
     def _stamp(self, block: int, partition: int, number: int) -> int:
         n = len(self._homes)
@@ -147,7 +159,7 @@ class _Ring:
         if self._homes[following] == self._ctx.rank:
             self._here[block, stamp] = values
         else:
-            self._ctx.send_block(self._homes[following], block, stamp, values)
+            self._ctx.send_block(self._homes[following], following, block, stamp, values)
 
     def at_home(self, number: int) -> dict[int, dict[str, Array]]:
         """Take the blocks that would begin the next pass here."""
@@ -158,3 +170,7 @@ class _Ring:
             if self._homes[first] == self._ctx.rank:
                 out[block] = self.take(block, first, number)
         return out
+
+
+def _nbytes(arrays: Mapping[str, Array]) -> int:
+    return sum(values.nbytes for values in arrays.values())

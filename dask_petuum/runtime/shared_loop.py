@@ -5,6 +5,9 @@ they choose the same batch without a message. What they push is summed in a tabl
 which has rows for the rounds under way; every rank commits the same sums. With a staleness of s,
 a batch is committed s rounds after it was pushed, and other batches are under way meanwhile
 (pipelining; Lee et al. 2014), none of which conflicts with it.
+
+Where the program has violations, they are measured at the start of each clock, summed in the same
+way in a table of their own, and given to the machine in every rank after the same round.
 """
 
 from __future__ import annotations
@@ -22,15 +25,31 @@ from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResu
 from dask_petuum.runtime.program import State
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["partials_table", "run_shared"]
+__all__ = ["partials_table", "run_shared", "violations_table"]
 
 PARTIALS_TABLE = "__partials__"
+VIOLATIONS_TABLE = "__violations__"
 
 
 def partials_table(program: ModelParallelProgram, plan: LoopPlan) -> TableSpec:
     """Specify the table in which pushes are summed: ``width`` rows for each round under way."""
     shape = (_n_slots(plan) * program.width(), program.n_partials)
     return TableSpec(PARTIALS_TABLE, shape, "float64", dims=("slot", "partial"))
+
+
+def violations_table(program: ModelParallelProgram, plan: LoopPlan) -> TableSpec:
+    """Specify the table in which violations are summed: a row for each block, mostly."""
+    n_rows = _n_looks(program, plan) * len(program.blocks())
+    shape = (n_rows, program.n_violations)
+    return TableSpec(VIOLATIONS_TABLE, shape, "float64", dims=("block", "violation"))
+
+
+def _n_looks(program: ModelParallelProgram, plan: LoopPlan) -> int:
+    """Clocks whose violations need rows of their own: more than one only where clocks are short.
+
+    They are measured once a clock, and `_n_slots` says after how many rounds rows may change again.
+    """
+    return -(-_n_slots(plan) // program.rounds_per_clock())
 
 
 def _n_slots(plan: LoopPlan) -> int:
@@ -58,6 +77,7 @@ def run_shared(
     stopped_by = "max_clocks"
     per_clock = program.rounds_per_clock()
     for _ in range(plan.max_clocks):
+        rounds.look()
         for number in range(per_clock):
             rounds.begin()
             if number == per_clock - 1:
@@ -84,7 +104,8 @@ def run_shared(
 class _Rounds:
     """The rounds under way: batches that were pushed and are not yet committed.
 
-    The mutable state is the blocks' `values`, the machine, and `_under_way`; alike in every rank.
+    The mutable state is the blocks' `values`, the machine, what is under way, and when each block
+    was committed last; alike in every rank.
     """
 
     def __init__(
@@ -117,6 +138,15 @@ class _Rounds:
         #: Sums to be taken out of the table again, by rank 0: (round, sums), oldest first.
         self._used: deque[tuple[int, Array]] = deque()
         self._n_rounds = 0
+        self._looks = _Looks(ctx, program, plan) if program.n_violations else None
+        #: (n_blocks,) rounds begun when each block was committed last, and how far it moved then.
+        self._committed_at = np.zeros(len(specs), dtype=np.int64)
+        self._moved = np.zeros(len(specs))
+
+    def look(self) -> None:
+        """Measure the violations before the round that comes next."""
+        if self._looks is not None:
+            self._looks.measure(self.parts, self._n_rounds)
 
     def begin(self) -> None:
         """Choose a batch, push for it, and clear the rows of the one committed last."""
@@ -146,7 +176,7 @@ class _Rounds:
         while self._under_way:
             task, batch = self._under_way[0]
             if not everything and batch.number + self._slack + 1 > self._n_rounds:
-                return
+                break
             self._under_way.popleft()
             total = self._view.values[self._rows(batch.number, len(task.blocks))].copy()
             used = self._view.values[self._rows(batch.number, self._width)].copy()
@@ -154,7 +184,26 @@ class _Rounds:
             batch.update = self._program.pull(self._ctx, batch, total)
             for part, state in self.parts:
                 add_metrics(self.totals, self._program.sync(self._ctx, part, state, batch))
-            self._machine.done(task.number, _priorities(batch).tolist(), 0.0)
+            moved = _priorities(batch)
+            self._machine.done(task.number, moved.tolist(), 0.0)
+            self._committed_at[list(task.blocks)] = self._n_rounds
+            self._moved[list(task.blocks)] = moved
+        if self._looks is not None and not everything:
+            self._prioritise(self._looks)
+
+    def _prioritise(self, looks: _Looks) -> None:
+        """Give the machine the violations whose sums are complete, and that alike in every rank."""
+        while looks.is_complete(self._n_rounds):
+            measured_at, totals = looks.take()
+            priorities = np.asarray(self._program.priorities(totals, self.values))
+            if priorities.shape != self._moved.shape:
+                raise ValueError(
+                    f"{type(self._program).__name__}.priorities must return an array of shape "
+                    f"{self._moved.shape}, got {priorities.shape}"
+                )
+            # a block committed since would be updated again for what it no longer violates
+            changed = self._committed_at > measured_at
+            self._machine.prioritise(np.where(changed, self._moved, priorities))
 
     def _rows(self, number: int, n: int) -> slice:
         """The first n rows of a round."""
@@ -168,6 +217,62 @@ class _Rounds:
             raise ValueError(
                 f"{type(program).__name__}.push must return an array of shape "
                 f"{(len(task.blocks), program.n_partials)}, got {values.shape}"
+            )
+        return values
+
+
+class _Looks:
+    """The violations of all blocks, on their way through the store.
+
+    The mutable state is which were measured and not yet taken, and what is to be cleared.
+    """
+
+    def __init__(self, ctx: LoopContext, program: ModelParallelProgram, plan: LoopPlan) -> None:
+        self._ctx = ctx
+        self._program = program
+        self._slack = plan.slack
+        self._shape = (len(program.blocks()), program.n_violations)
+        self._n_looks = _n_looks(program, plan)
+        self._view = ctx.table(VIOLATIONS_TABLE).view()
+        self._n_measured = 0
+        #: Measured and not yet taken: (look, the round before which it was), oldest first.
+        self._under_way: deque[tuple[int, int]] = deque()
+        #: What the rows of each look hold that was taken.
+        self._used: dict[int, Array] = {}
+
+    def measure(self, parts: Sequence[tuple[Partition, State]], number: int) -> None:
+        """Add this rank's violations before round `number`, and clear those that had the rows."""
+        delta = np.zeros(self._shape)  # (n_blocks, n_violations)
+        used = self._used.pop(self._n_measured - self._n_looks, None)
+        if used is not None and self._ctx.rank == 0:
+            delta -= used
+        for part, state in parts:
+            delta += self._checked(self._program.violations(self._ctx, part, state))
+        self._view.inc(delta, at=np.arange(*self._rows(self._n_measured)))
+        self._under_way.append((self._n_measured, number))
+        self._n_measured += 1
+
+    def is_complete(self, n_rounds: int) -> bool:
+        """Tell whether the sums of the oldest look have come, `n_rounds` being begun."""
+        return bool(self._under_way) and self._under_way[0][1] + self._slack + 1 <= n_rounds
+
+    def take(self) -> tuple[int, Array]:
+        """Take the oldest look: the round before which it was, and the sums."""
+        look, number = self._under_way.popleft()
+        totals: Array = self._view.values[slice(*self._rows(look))].copy()
+        self._used[look] = totals
+        return number, totals
+
+    def _rows(self, look: int) -> tuple[int, int]:
+        first = look % self._n_looks * self._shape[0]
+        return first, first + self._shape[0]
+
+    def _checked(self, violations: Array | None) -> Array:
+        values = np.asarray(violations, dtype=np.float64)
+        if values.shape != self._shape:
+            raise ValueError(
+                f"{type(self._program).__name__}.violations must return an array of shape "
+                f"{self._shape}, got {values.shape}"
             )
         return values
 

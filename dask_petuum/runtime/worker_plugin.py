@@ -142,7 +142,10 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         return await self._serve("step", message)
 
     async def block(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Take a block of variables that another rank sends on."""
+        """Take a block of variables that another rank sends on.
+
+        Answered when this rank's thread has taken it: the sender then sends the next one.
+        """
         try:
             run = self._runs.get(field_of(message, "run", str))
             if run is None:
@@ -152,8 +155,10 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             parcel = await loop.run_in_executor(self._pool, decode_arrays, message)
         except ProtocolError as error:
             return {"status": "refused", "text": str(error)}
-        run.mailbox.put(*parcel)
-        return {"status": "OK"}
+        answered = _Answer(loop)
+        run.mailbox.put(*parcel, taken=lambda: answered({"status": "OK"}))
+        reply: dict[str, Any] = await answered.future
+        return reply
 
     async def fetch(self, message: Mapping[str, Any]) -> Any:
         """Give a block of variables that lies here to another rank."""

@@ -252,8 +252,9 @@ class MatrixFactorization(PetuumEstimator):
         collection = dask_backed(X)
         given: Any = X if collection is None else collection.compute()
         if sp.issparse(given):
-            given = sp.coo_array(given)
-            columns = Columns(given.row, given.col, given.data)
+            matrix: Any = given
+            coo = sp.coo_array(matrix)
+            columns = Columns(coo.row, coo.col, coo.data)
         else:
             columns = columns_of(given, 3)
         ratings = np.asarray(columns.ratings, dtype=np.float64)

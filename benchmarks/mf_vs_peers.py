@@ -325,14 +325,17 @@ def against_cmfrec() -> list[Row]:
         name = f"cmfrec {version('cmfrec')}, 2 threads"
         best: list[tuple[float, int, float]] = []
         own: list[tuple[float, int, float]] = []
-        steps = (10, 15, 20, 30)
-        for rank, penalty in ((64, 0.1), (100, 0.09), (100, 0.1), (100, 0.11)):
+        steps = (8, 10, 12, 20)
+        for rank, penalty in ((64, 0.1), (100, 0.1), (150, 0.1), (150, 0.11)):
             tool = cmfrec_of(split, rank, penalty, steps)
             best.append((min(errors_of(tool, split.test).values()), rank, penalty))
             tool = ours_of(split, steps, n_components=rank, alpha=penalty)
             own.append((min(errors_of(tool, split.test).values()), rank, penalty))
         work = "MatrixFactorization, MovieLens small"
-        note = f"(RMSE, rank, penalty): ours {min(own)}, theirs {min(best)}"
+        note = (
+            f"(RMSE, rank, penalty): ours {min(own)}, theirs {min(best)}; differences below 0.0005 "
+            "are noise: at higher ranks unconverged fits differ by as much"
+        )
         error = Row(
             f"{work}: best test RMSE",
             name,

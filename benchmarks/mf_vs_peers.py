@@ -333,8 +333,9 @@ def against_cmfrec() -> list[Row]:
             own.append((min(errors_of(tool, split.test).values()), rank, penalty))
         work = "MatrixFactorization, MovieLens small"
         note = (
-            f"(RMSE, rank, penalty): ours {min(own)}, theirs {min(best)}; differences below 0.0005 "
-            "are noise: at higher ranks unconverged fits differ by as much"
+            f"(RMSE, rank, penalty): ours {min(own)}, theirs {min(best)}; at equal "
+            "rank and penalty both end within 0.0005; beyond this grid, at rank 198 stopped after 6 "
+            "passes, cmfrec has 0.8647 and ours 0.8692"
         )
         error = Row(
             f"{work}: best test RMSE",

@@ -334,7 +334,7 @@ def against_cmfrec() -> list[Row]:
         work = "MatrixFactorization, MovieLens small"
         note = (
             f"(RMSE, rank, penalty): ours {min(own)}, theirs {min(best)}; at equal "
-            "rank and penalty both end within 0.0005; beyond this grid, at rank 198 stopped after 6 "
+            "rank and penalty both end within 0.0005; beyond this grid, at rank 198 after 6 "
             "passes, cmfrec has 0.8647 and ours 0.8692"
         )
         error = Row(

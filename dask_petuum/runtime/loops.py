@@ -82,8 +82,7 @@ def _check_violations(program: ModelParallelProgram) -> None:
     name, n = type(program).__name__, program.n_violations
     given = type(program).violations is not ModelParallelProgram.violations
     if given != (n >= 1):
-        raise ValueError(
-            f"{name}.n_violations must be >= 1 where it has violations, else 0; got {n}"
-        )
+        allowed = ">= 1, as it has violations" if given else "0, as it has no violations"
+        raise ValueError(f"{name}.n_violations must be {allowed}, got {n}")
     if n and program.schedule().moves:
         raise ValueError(f"{name}.violations: blocks that move have no priorities")

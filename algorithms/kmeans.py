@@ -184,12 +184,10 @@ class KMeans(
         X, sample_weight = self._check_input(X, sample_weight, reset=True)
         with self._job(X, sample_weight) as job:
             fit = KMeansFit(self, job, sample_weight is None, float_dtype(X))
-            root = self._init_callback_context(max_subtasks=fit.max_clocks * fit.n_init)
-            root.call_on_fit_task_begin(estimator=self)
-            fit.run(self._monitor(root))
-            root.call_on_fit_task_end(estimator=self)
+            with self._fit_task(fit.max_clocks * fit.n_init) as monitor:
+                fit.run(monitor)
         if fit.interrupted:
-            raise KeyboardInterrupt("fit was interrupted; the estimator keeps what it had learnt")
+            self._raise_interrupt(fit.n_clocks)
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -203,7 +201,10 @@ class KMeans(
             self._check_parameters()
         X, sample_weight = self._check_input(X, sample_weight, reset=first)
         with self._job(X, sample_weight) as job:
-            KMeansFit(self, job, sample_weight is None, float_dtype(X)).partial(first)
+            fit = KMeansFit(self, job, sample_weight is None, float_dtype(X))
+            fit.partial(first)
+        if fit.interrupted:
+            self._raise_interrupt(fit.n_clocks)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> NDArray[np.int32]:

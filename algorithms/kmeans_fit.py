@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,11 @@ class KMeansFit:
         self.dtype = dtype
         self.n_features = job.n_features
         self.random = check_random_state(estimator.random_state)
+        #: Whether Ctrl-C ended it; what was learnt until then is kept.
         self.interrupted = False
+        #: Clocks made, of all starts; those that draw the first centres do not count.
+        self.n_clocks = 0
+        self._asked_to_stop = False
         self._parts: list[Summary] = []
 
     @property
@@ -77,19 +82,18 @@ class KMeansFit:
         return int(self.estimator.max_iter) * self.clocks_per_pass
 
     def run(self, monitor: Monitor) -> None:
-        """Make all starts and keep the best."""
+        """Make all starts and keep the best; a callback or Ctrl-C ends them all."""
         best = np.inf
         for _ in range(self.n_init):
             centers = self._first_centers()
             run = self._lloyd if self.estimator.algorithm == "lloyd" else self._minibatch
-            result, sums, history = run(centers, monitor)
+            result, sums, history = run(centers, partial(self._tell, monitor))
             inertia = _inertia(result)
             if inertia < best:
                 best = inertia
                 self._keep(result, sums, history)
-            self.interrupted = result.stopped_by == "interrupt"
-            if self.interrupted or result.stopped_by == "callback":
-                break
+            if self.interrupted or self._asked_to_stop:
+                return
         found = len(np.unique(self.estimator.labels_))
         if found < self.estimator.n_clusters:
             warnings.warn(
@@ -116,6 +120,7 @@ class KMeansFit:
         )
         steps, history = given.n_steps_, given.history_
         result = self._run(program, 1, None)
+        self.n_clocks = 1
         self._keep(result, program.sums, _renumbered(history, result.history))
         given.n_steps_ = steps + 1
         given.n_iter_ = steps + 1
@@ -150,8 +155,8 @@ class KMeansFit:
         seed = self.estimator._seed(self.random)
         program = SeedProgram(method, n_clusters, self.n_features, len(self.job.sizes), seed)
         result = self._run(program, program.n_clocks, None, seed)
-        if result.stopped_by == "interrupt":
-            raise KeyboardInterrupt("interrupted while drawing the first centres")
+        if self.interrupted:
+            raise KeyboardInterrupt("fit was interrupted while the first centres were drawn")
         self._parts = read_summaries(result.outputs)
         return list(result.outputs)
 
@@ -183,6 +188,7 @@ class KMeansFit:
             result = self._run(program, self.max_clocks - len(history), monitor)
             history = _renumbered(history, result.history)
             done = result.stopped_by != "converged" or len(history) >= self.max_clocks
+            done |= self._asked_to_stop
             moved = None if done else _relocated(program.sums, result)
             if moved is None:
                 return result, program.sums, history
@@ -219,7 +225,16 @@ class KMeansFit:
             staleness=given.staleness if monitor else 0,
             monitor=monitor,
         )
-        return self.job.run(program, options)
+        result = self.job.run(program, options)
+        self.interrupted = result.stopped_by == "interrupt"
+        return result
+
+    def _tell(self, monitor: Monitor, record: Record) -> bool:
+        """Tell of a clock; an answer that comes too late for this run still ends the fit."""
+        self.n_clocks += 1
+        asked = monitor(record)
+        self._asked_to_stop |= asked
+        return asked
 
     def _keep(self, result: RunResult, sums: Sums, history: list[Record]) -> None:
         given = self.estimator

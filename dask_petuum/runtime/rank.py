@@ -77,15 +77,16 @@ class RankContext:
         self, rank: int, partition: int, block: int, stamp: int, arrays: Mapping[str, Array]
     ) -> None:
         """Send a block's arrays to a partition at another rank; they must not change any more."""
-        self._run.send_block(rank, partition, block, stamp, arrays)
+        self._run.outbox.put(rank, partition, (block, stamp, arrays))
 
     @property
     def block_bytes(self) -> int:
         """Bytes of blocks that wait to be taken here, or to be sent."""
         return self._run.block_bytes
 
-    def take_block(self, block: int, stamp: int) -> dict[str, Array]:
-        """Wait for a block that was sent here, and take it."""
+    def take_block(self, block: int, stamp: int, limit: int) -> dict[str, Array]:
+        """Wait until at most ``limit`` blocks wait to be sent, and for a block; take it."""
+        self._run.outbox.wait_for_room(limit)
         return self._run.take_block(block, stamp)
 
     @property

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from dask_petuum.runtime import config
 from dask_petuum.runtime.endpoint import Endpoint
 from dask_petuum.runtime.mailbox import Array, Mailbox, decode_arrays, encode_arrays
+from dask_petuum.runtime.outbox import Outbox, Parcel
 from dask_petuum.runtime.owner_service import OwnerService
 from dask_petuum.runtime.shelf import Shelf
 from dask_petuum.runtime.spec import RunSpec
@@ -28,8 +27,6 @@ __all__ = ["RankRun"]
 
 #: Under what name the moving blocks are counted.
 BLOCKS = "__blocks__"
-#: Blocks that may be on their way to a rank and not yet taken there.
-WINDOW = 1
 
 
 class RankRun:
@@ -63,11 +60,9 @@ class RankRun:
         self.endpoint = Endpoint(core, self.service, self.transport, spec.consistency)
         self.mailbox = Mailbox()
         self.shelf = Shelf()
-        self._outgoing: dict[tuple[int, int], deque[tuple[int, int, Mapping[str, Array]]]] = {}
-        self._sending: Counter[tuple[int, int]] = Counter()
-        self._sending_lock = threading.Lock()
-        self.endpoint.on_delivered = self._delivered
-        self.endpoint.on_failure = self.mailbox.interrupt
+        self.outbox = Outbox(self._send)
+        self.endpoint.on_delivered = self.outbox.taken
+        self.endpoint.on_failure = self._interrupt_blocks
         self.endpoint.on_fetched = self._arrived
         self._answers: dict[int, dict[tuple[str, int], list[Any]]] = {}
 
@@ -90,45 +85,22 @@ class RankRun:
         readers = {other for other, ranks in enumerate(opened) if rank in ranks}
         self.transport.share(self._peers, readers)
 
-    def send_block(
-        self, rank: int, partition: int, block: int, stamp: int, arrays: Mapping[str, Array]
-    ) -> None:
-        """Send a block's arrays to a partition at another rank; they must not change any more.
-
-        They wait here while ``WINDOW`` blocks are on their way there that have not been taken: a
-        rank that is behind would else come to hold everybody's blocks. (Of a partition and not of
-        a rank: a partition takes its blocks in the order in which they are sent.)
-        """
-        with self._sending_lock:
-            self._outgoing.setdefault((rank, partition), deque()).append((block, stamp, arrays))
-        self._send_next(rank, partition)
-
     @property
     def block_bytes(self) -> int:
         """Bytes of blocks that wait here, for this rank to take them or to be sent."""
-        with self._sending_lock:
-            waiting = [arrays for queue in self._outgoing.values() for _, _, arrays in queue]
-        own = sum(values.nbytes for arrays in waiting for values in arrays.values())
-        return own + self.mailbox.nbytes
+        return self.outbox.nbytes + self.mailbox.nbytes
 
-    def _send_next(self, rank: int, partition: int) -> None:
-        to = rank, partition
-        with self._sending_lock:
-            if self._sending[to] >= WINDOW or not self._outgoing.get(to):
-                return
-            block, stamp, arrays = self._outgoing[to].popleft()
-            self._sending[to] += 1
-        empty = self._allocator(rank)
+    def _interrupt_blocks(self, cause: Exception) -> None:
+        self.mailbox.interrupt(cause)
+        self.outbox.interrupt(cause)
+
+    def _send(self, rank: int, partition: int, parcel: Parcel) -> None:
+        block, stamp, arrays = parcel
         n_bytes = sum(values.nbytes for values in arrays.values())
         self.endpoint.statistics.sent(BLOCKS, n_bytes, 1)
-        parts = encode_arrays(arrays, empty)
+        parts = encode_arrays(arrays, self._allocator(rank))
         message = {"partition": partition, "block": block, "stamp": stamp, "arrays": parts}
         self.endpoint.send_block(rank, message)
-
-    def _delivered(self, rank: int, partition: int) -> None:
-        with self._sending_lock:
-            self._sending[rank, partition] -= 1
-        self._send_next(rank, partition)
 
     def _allocator(self, rank: int) -> Allocator | None:
         """Where to put what is sent to a rank: in memory that it reaches, if there is any."""

@@ -37,8 +37,8 @@ class RotationContext(LoopContext, Protocol):
     def block_bytes(self) -> int:
         """Bytes of blocks that wait to be taken here, or to be sent."""
 
-    def take_block(self, block: int, stamp: int) -> dict[str, Array]:
-        """Wait for a block that was sent here, and take it."""
+    def take_block(self, block: int, stamp: int, limit: int) -> dict[str, Array]:
+        """Wait until at most ``limit`` blocks wait to be sent, and for a block; take it."""
 
 
 def run_rotation(
@@ -124,6 +124,10 @@ class _Ring:
         self._homes = homes
         self.n_blocks = len(specs)
         self._specs = specs
+        # Blocks that this rank may hold besides the one that it takes. Together all ranks may hold
+        # more than there are, so that there is always one that need not wait.
+        n_own = sum(rank == ctx.rank for rank in homes)
+        self._share = -(-len(specs) * n_own // len(homes))
         self._here: dict[tuple[int, int], dict[str, Array]] = {}
         #: The most bytes of blocks that were at this rank at a time.
         self.peak = 0
@@ -146,7 +150,8 @@ class _Ring:
         return number * n + (rotation.home(block, self.n_blocks, n) - partition) % n
 
     def _received(self, block: int, stamp: int) -> dict[str, Array]:
-        values = self._ctx.take_block(block, stamp)
+        room = self._share - len(self._here)
+        values = self._ctx.take_block(block, stamp, max(room, 0))
         expected = {name: (v.shape, v.dtype) for name, v in self._specs[block].arrays.items()}
         if {name: (v.shape, v.dtype) for name, v in values.items()} != expected:
             raise ProtocolError(f"block {block} came with other arrays than {expected}")

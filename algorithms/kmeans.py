@@ -83,7 +83,8 @@ class KMeans(
     random_state
         Seed of the first centres and of the batches.
     n_jobs
-        Threads of this process in a local run (None: all cores); no effect on the result.
+        Threads of this process (None: all cores), or of each rank on a cluster (None: all of its
+        worker); negative: counted back from these, as in joblib. No effect on the result.
     verbose
         1: print each clock.
     consistency, staleness

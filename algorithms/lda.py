@@ -66,7 +66,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
     topic_word_prior
         Dirichlet parameter beta of a topic's words. A number; "auto": learnt; None: 0.01.
     max_iter
-        Passes over the documents. The start costs up to 24 passes more (and up to 3 / 8 of
+        Passes over the documents. The start costs up to 40 passes more (and up to half of
         this), spent on parts of the documents.
     sampler
         "sparse": looks at the topics that the document has; "dense": at all K, in vector

@@ -277,7 +277,8 @@ class MatrixFactorization(PetuumEstimator):
 
         Returns
         -------
-        ids of the items and their predicted ratings, best first; equal ones in the order of items_
+        ids of the items and their predicted ratings, best first; equal ones in the order of
+        ``items_``
         """
         check_is_fitted(self, "user_factors_")
         check_number("n", n, Integral, 1)

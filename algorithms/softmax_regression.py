@@ -80,7 +80,8 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
     random_state
         Seed of the orders.
     n_jobs
-        Threads of this process in a local run (None: all cores); no effect on the result.
+        Threads of this process (None: all cores), or of each rank on a cluster (None: all of its
+        worker); negative: counted back from these, as in joblib. No effect on the result.
     verbose
         1: print each clock.
     consistency, staleness

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dask_petuum.algorithms.kmeans import KMeans
+    from dask_petuum.algorithms.lasso import ElasticNet, Lasso
     from dask_petuum.algorithms.lda import LDA
+    from dask_petuum.algorithms.linear_svc import LinearSVC
+    from dask_petuum.algorithms.logistic_regression import LogisticRegression
+    from dask_petuum.algorithms.matrix_factorization import MatrixFactorization
     from dask_petuum.algorithms.softmax_regression import SoftmaxRegression
     from dask_petuum.data import open_dataset
     from dask_petuum.exceptions import (
@@ -38,7 +42,12 @@ __all__ = [
     "LDA",
     "BlockSpec",
     "DataParallelProgram",
+    "ElasticNet",
     "KMeans",
+    "Lasso",
+    "LinearSVC",
+    "LogisticRegression",
+    "MatrixFactorization",
     "ModelParallelProgram",
     "PetuumError",
     "Priority",
@@ -65,7 +74,11 @@ __all__ = [
 #: module to the public names it holds
 _HOMES = {
     "algorithms.kmeans": ("KMeans",),
+    "algorithms.lasso": ("ElasticNet", "Lasso"),
     "algorithms.lda": ("LDA",),
+    "algorithms.linear_svc": ("LinearSVC",),
+    "algorithms.logistic_regression": ("LogisticRegression",),
+    "algorithms.matrix_factorization": ("MatrixFactorization",),
     "algorithms.softmax_regression": ("SoftmaxRegression",),
     "data": ("open_dataset",),
     "exceptions": tuple(name for name in __all__ if name.endswith("Error")),

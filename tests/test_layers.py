@@ -41,7 +41,13 @@ MAY_IMPORT = {
     "environment": {"runtime"},
     "demo": {"", "runtime"},
     "cli": {"", "readers", "environment", "demo"},
-    "": {"algorithms", "runtime", "store", "model_parallel", "data"},  # dask_petuum/__init__.py: lazy names
+    "": {
+        "algorithms",
+        "runtime",
+        "store",
+        "model_parallel",
+        "data",
+    },  # dask_petuum/__init__.py: lazy names
 }
 COMMON = {"exceptions", "config"}
 

@@ -21,6 +21,7 @@ from dask_petuum.runtime.placement import place_partitions
 from dask_petuum.runtime.program import Program, Record
 from dask_petuum.runtime.sent import Sent
 from dask_petuum.runtime.spec import RunSpec
+from dask_petuum.runtime.threads import check_n_jobs, share_of_threads
 from dask_petuum.store.consistency import Consistency
 
 __all__ = ["ClusterJob"]
@@ -45,7 +46,13 @@ class ClusterJob(Job):
     dtype
         Type that the partitions' values get (None: as they are).
     n_jobs
-        Threads of each rank; None: those of its worker.
+        Threads of each rank; None or -1: those of its worker; -2: all of these but one, and so
+        on, as in joblib, counted by the worker with the fewest where they differ.
+
+    Raises
+    ------
+    ValueError
+        For ``n_jobs`` that cannot be, before anything is started.
     """
 
     def __init__(
@@ -58,7 +65,7 @@ class ClusterJob(Job):
         n_jobs: int | None = None,
     ) -> None:
         self._client = client
-        self._n_threads = n_jobs if n_jobs is not None and n_jobs > 0 else None
+        check_n_jobs(n_jobs)
         workers = sorted(arm(client))
         if not dataset.is_lazy:
             dataset = dataset.split(min(len(workers), dataset.n_rows or 1))
@@ -80,6 +87,7 @@ class ClusterJob(Job):
         order = _ranks_in_order(placed, len(addresses))
         self._ranks = [order.index(place) for place in placed]
         self._addresses = tuple(addresses[place] for place in order)
+        self._n_threads = _n_threads(client, n_jobs, self._addresses)
         starts = [0, *accumulate(size.n_rows for size in self.sizes)]
         self._partitions: list[Future] = [
             client.submit(
@@ -148,6 +156,17 @@ def _loop(
     program: Program, plan: LoopPlan, ctx: Any, partitions: Sequence[Partition]
 ) -> RankResult:
     return run_program(ctx, program, partitions, plan)
+
+
+def _n_threads(client: Client, n_jobs: int | None, addresses: Sequence[str]) -> int | None:
+    """Threads of each rank; None: all of its worker."""
+    if n_jobs is None or n_jobs == -1:
+        return None
+    if n_jobs > 0:
+        return int(n_jobs)
+    of_workers = client.nthreads()
+    found = [of_workers[address] for address in addresses if address in of_workers]
+    return share_of_threads(n_jobs, min(found, default=1))
 
 
 def _key(name: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
+from numbers import Integral
 from types import TracebackType
 from typing import TypeVar
 
-__all__ = ["Threads", "count_threads"]
+__all__ = ["Threads", "check_n_jobs", "count_threads", "share_of_threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,16 +25,42 @@ def count_threads(n_jobs: int | None) -> int:
     Raises
     ------
     ValueError
-        For ``n_jobs=0``.
+        For what `check_n_jobs` refuses.
     """
+    check_n_jobs(n_jobs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     available = cores or 1
     if n_jobs is None:
         limit = os.environ.get("OMP_NUM_THREADS", "")
         return max(1, min(available, int(limit))) if limit.isdigit() else available
+    return share_of_threads(n_jobs, available)
+
+
+def check_n_jobs(n_jobs: int | None) -> None:
+    """Refuse a number of threads that cannot be.
+
+    Raises
+    ------
+    ValueError
+        For 0, or what is neither None nor an integer.
+    """
+    if n_jobs is None:
+        return
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral):
+        raise ValueError(f"n_jobs must be None or an integer, got {n_jobs!r}")
     if n_jobs == 0:
         raise ValueError("n_jobs must not be 0; use None for all cores or a positive number")
-    return n_jobs if n_jobs > 0 else max(1, available + 1 + n_jobs)
+
+
+def share_of_threads(n_jobs: int, available: int) -> int:
+    """Threads that a positive ``n_jobs`` names, or a negative one leaves of those available.
+
+    Examples
+    --------
+    >>> [share_of_threads(n_jobs, 4) for n_jobs in (6, 1, -1, -2, -9)]
+    [6, 1, 4, 3, 1]
+    """
+    return int(n_jobs) if n_jobs > 0 else max(1, available + 1 + int(n_jobs))
 
 
 class Threads:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -121,19 +123,32 @@ def decode_arrays(message: Mapping[str, Any]) -> tuple[int, int, dict[str, Array
         if not isinstance(item, Mapping):
             raise ProtocolError("arrays of a block must be mappings")
         name, shape = field_of(item, "name", str), field_of(item, "shape", (list, tuple))
+        if name in arrays:
+            raise ProtocolError(f"array {name!r} of a block comes twice")
         parts = field_of(item, "parts", (list, tuple))
         arrays[name] = _joined(name, shape, parts)
     return block, stamp, arrays
 
 
 def _joined(name: str, shape: Sequence[Any], parts: Sequence[Any]) -> Array:
-    sizes = [part.size for part in parts if isinstance(part, np.ndarray)]
-    whole = all(isinstance(n, int) and n >= 0 for n in shape)
-    if len(sizes) != len(parts) or not whole or sum(sizes) != int(np.prod(shape, dtype=np.int64)):
-        raise ProtocolError(f"array {name!r} of a block does not fit its shape {list(shape)}")
     if not parts:
         raise ProtocolError(f"array {name!r} of a block is empty")
+    if any(not isinstance(part, np.ndarray) or part.dtype.hasobject for part in parts):
+        raise ProtocolError(f"array {name!r} of a block has parts that are no plain arrays")
     if len({part.dtype for part in parts}) != 1:
         raise ProtocolError(f"array {name!r} of a block has parts of different dtypes")
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+    # in Python: a product of int64 would overflow
+    if not whole or sum(part.size for part in parts) != math.prod(shape):
+        raise _misfit(name, shape)
     # a copy in any case: the sender's memory is used again
-    return np.concatenate([part.reshape(-1) for part in parts]).reshape(shape)
+    flat: Array = np.concatenate([part.reshape(-1) for part in parts])
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:  # what numpy has not, such as (0, 2**62), or 65 dimensions
+        raise _misfit(name, shape) from error
+
+
+def _misfit(name: str, shape: Sequence[Any]) -> ProtocolError:
+    text = reprlib.repr(list(shape))
+    return ProtocolError(f"array {name!r} of a block does not fit its shape {text}")

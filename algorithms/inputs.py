@@ -7,26 +7,36 @@ they lie, in ``fit`` before the run starts, in a lazy prediction when it is comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_is_fitted,
+    validate_data,
+)
 
 from dask_petuum import lazy
 from dask_petuum.data import open_dataset
 from dask_petuum.data.kinds import dask_backed, is_dask_frame
+from dask_petuum.runtime.job import Job
 
 __all__ = [
     "Checked",
+    "check_choice",
+    "check_number",
     "check_rows",
     "check_values",
     "check_weights",
     "float_dtype",
     "map_rows",
+    "open_rows",
     "rows_to_apply",
+    "weights_in_memory",
 ]
 
 FLOATS = [np.float64, np.float32]
@@ -88,6 +98,28 @@ def check_values(X: Any, y: Any, sample_weight: Any) -> None:
         check_weights(sample_weight)
 
 
+def weights_in_memory(X: Any, sample_weight: Any) -> Any:
+    """Check the weights of rows in memory, as float64; those of lazy rows are left as given.
+
+    Raises
+    ------
+    ValueError
+        In scikit-learn's words for another length; see also `check_weights`.
+    """
+    if sample_weight is None or dask_backed(X) is not None:
+        return sample_weight
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    check_weights(weights)
+    return weights
+
+
+def open_rows(estimator: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Job:
+    """Open a job for what was checked; lazy pieces are checked by `check_values` where they lie."""
+    check = None if dask_backed(X) is None else check_values
+    job: Job = estimator._open_job(X, y, sample_weight, check=check, dtype=float_dtype(X))
+    return job
+
+
 def check_weights(sample_weight: NDArray[Any]) -> None:
     """Refuse weights that are not finite or negative, naming the first."""
     bad = np.flatnonzero(~(np.isfinite(sample_weight) & (sample_weight >= 0)))
@@ -106,6 +138,13 @@ def check_number(name: str, value: Any, kind: Any, low: float, *, strict: bool =
     if not number or not (value > low if strict else value >= low):
         what = "an integer" if kind is Integral else "a number"
         raise ValueError(f"{name} must be {what} {'>' if strict else '>='} {low}, got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse a parameter that is not one of several words."""
+    if not isinstance(value, str) or value not in choices:
+        allowed = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
 def float_dtype(X: Any) -> np.dtype[Any]:

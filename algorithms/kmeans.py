@@ -26,19 +26,18 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.utils.validation import _check_sample_weight
 
 from dask_petuum.base import PetuumEstimator
-from dask_petuum.data.kinds import dask_backed
 from dask_petuum.lazy import map_rows
-from dask_petuum.runtime.job import Job
 from dask_petuum.store.consistency import Consistency, Staleness
 
 from .inputs import (
     Checked,
+    check_choice,
     check_number,
     check_rows,
-    check_values,
-    check_weights,
     float_dtype,
+    open_rows,
     rows_to_apply,
+    weights_in_memory,
 )
 from .kmeans_fit import KMeansFit
 from .kmeans_rows import Rows, pack_centers
@@ -183,7 +182,7 @@ class KMeans(
         """
         self._check_parameters()
         X, sample_weight = self._check_input(X, sample_weight, reset=True)
-        with self._job(X, sample_weight) as job:
+        with open_rows(self, X, sample_weight=sample_weight) as job:
             fit = KMeansFit(self, job, sample_weight is None, float_dtype(X))
             with self._fit_task(fit.max_clocks * fit.n_init) as monitor:
                 fit.run(monitor)
@@ -201,7 +200,7 @@ class KMeans(
         if first:
             self._check_parameters()
         X, sample_weight = self._check_input(X, sample_weight, reset=first)
-        with self._job(X, sample_weight) as job:
+        with open_rows(self, X, sample_weight=sample_weight) as job:
             fit = KMeansFit(self, job, sample_weight is None, float_dtype(X))
             fit.partial(first)
         if fit.interrupted:
@@ -247,22 +246,14 @@ class KMeans(
 
     def _check_input(self, X: Any, sample_weight: Any, *, reset: bool) -> tuple[Any, Any]:
         X = check_rows(self, X, reset=reset)
-        if sample_weight is not None and dask_backed(X) is None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-            check_weights(sample_weight)
-        return X, sample_weight
-
-    def _job(self, X: Any, sample_weight: Any) -> Job:
-        check = None if dask_backed(X) is None else check_values
-        return self._open_job(X, sample_weight=sample_weight, check=check, dtype=float_dtype(X))
+        return X, weights_in_memory(X, sample_weight)
 
     def _check_parameters(self) -> None:
         check_number("n_clusters", self.n_clusters, Integral, 1)
         check_number("max_iter", self.max_iter, Integral, 1)
         check_number("batch_size", self.batch_size, Integral, 1)
         check_number("tol", self.tol, Real, 0)
-        if self.algorithm not in ("lloyd", "minibatch"):
-            raise ValueError(f"algorithm must be 'lloyd' or 'minibatch', got {self.algorithm!r}")
+        check_choice("algorithm", self.algorithm, ("lloyd", "minibatch"))
         if isinstance(self.init, str) and self.init not in INITS:
             raise ValueError(f"init must be one of {INITS} or an array, got {self.init!r}")
         Consistency.parse(self.consistency, self.staleness)

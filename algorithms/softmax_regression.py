@@ -22,22 +22,21 @@ from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight
 
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.lazy import map_rows
-from dask_petuum.runtime.job import Job
 from dask_petuum.store.consistency import Consistency, Staleness
 
 from .inputs import (
     Checked,
+    check_choice,
     check_number,
     check_rows,
-    check_values,
-    check_weights,
     float_dtype,
+    open_rows,
     rows_to_apply,
+    weights_in_memory,
 )
 from .softmax_fit import SoftmaxFit
 
@@ -198,7 +197,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         self._check_parameters()
         before = self.classes_ if self.warm_start and hasattr(self, "coef_") else None
         X, y, sample_weight = self._check_input(X, y, sample_weight, reset=True)
-        with self._job(X, y, sample_weight) as job:
+        with open_rows(self, X, y, sample_weight) as job:
             fit = SoftmaxFit(self, job, float_dtype(X))
             fit.learn_classes()
             if before is None or not np.array_equal(before, self.classes_):
@@ -238,7 +237,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         seen = self.__dict__.get("_seen", 0.0)
         steps = self.__dict__.get("n_steps_", 0)
         history = self.__dict__.get("history_", [])
-        with self._job(X, y, sample_weight) as job:
+        with open_rows(self, X, y, sample_weight) as job:
             fit = SoftmaxFit(self, job, float_dtype(X))
             total = fit.run(seen=seen, steps_done=steps, max_passes=1, callbacks=False)
         self.history_ = history + [
@@ -302,14 +301,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
             return check_rows(self, X, reset=reset), y, sample_weight
         X, y = check_rows(self, X, y, reset=reset)
         check_classification_targets(y)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-            check_weights(sample_weight)
-        return X, y, sample_weight
-
-    def _job(self, X: Any, y: Any, sample_weight: Any) -> Job:
-        check = None if dask_backed(X) is None else check_values
-        return self._open_job(X, y, sample_weight, check=check, dtype=float_dtype(X))
+        return X, y, weights_in_memory(X, sample_weight)
 
     def _check_parameters(self) -> None:
         check_number("C", self.C, Real, 0, strict=True)
@@ -317,8 +309,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         check_number("tol", self.tol, Real, 0)
         check_number("batch_size", self.batch_size, Integral, 1)
         check_number("max_iter", self.max_iter, Integral, 1)
-        if self.solver not in ("sgd", "adagrad"):
-            raise ValueError(f"solver must be 'sgd' or 'adagrad', got {self.solver!r}")
+        check_choice("solver", self.solver, ("sgd", "adagrad"))
         if self.momentum >= 1 or (self.momentum and self.solver != "sgd"):
             raise ValueError(
                 f"momentum must be below 1, and 0 unless solver='sgd', got {self.momentum!r} "

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_petuum.data import Partition
+from dask_petuum.runtime.blas import one_blas_thread
 from dask_petuum.runtime.context import Array, Context, View
 from dask_petuum.runtime.program import DataParallelProgram, Record, State
 from dask_petuum.store.spec import TableSpec
@@ -36,7 +37,6 @@ from dask_petuum.store.spec import TableSpec
 from .lasso_certificate import Penalty
 from .lasso_rows import Rows
 from .lasso_search import Search
-from .lasso_solver import single_threaded_blas
 
 __all__ = ["LassoProgram", "Task"]
 
@@ -156,7 +156,7 @@ class LassoProgram(DataParallelProgram):
     def step(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
         """Clock 1: squares and products; then searching and summing up take turns."""
         found: dict[str, float] = {}
-        with single_threaded_blas():
+        with one_blas_thread():
             if ctx.clock_index == 1:
                 self._look(ctx, partition, state)
             elif ctx.clock_index % 2:

@@ -14,20 +14,18 @@ ICML 2018. E. Ndiaye et al., "Gap safe screening rules", JMLR 18, 2017.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from dask_petuum.runtime.blas import one_blas_thread
 
 from .lasso_certificate import Penalty
 from .lasso_columns import Columns
 from .lasso_search import Outcome, Search
 from .lasso_sets import solve_by_residual
 
-__all__ = ["LassoSolver", "Tell", "single_threaded_blas"]
+__all__ = ["LassoSolver", "Tell"]
 
 Doubles = NDArray[np.float64]
 Longs = NDArray[np.int64]
@@ -95,7 +93,7 @@ class LassoSolver:
             sequential strong rule's ``2 lam - lam_before``.
         """
         search = self.search
-        with single_threaded_blas():
+        with one_blas_thread():
             rest = np.setdiff1d(search.used, search.alive, assume_unique=True)
             if len(rest):
                 self._correlate(rest)
@@ -157,14 +155,3 @@ class LassoSolver:
         search = self.search
         products = self.columns.correlate(self.r, cols)
         search.c[cols] = products - search.penalty.ridge * search.w[cols]
-
-
-@cache
-def _pools() -> Any:
-    return ThreadpoolController()
-
-
-def single_threaded_blas() -> AbstractContextManager[Any]:
-    """Give BLAS one thread for a while: the threads here are ours."""
-    limits: AbstractContextManager[Any] = _pools().limit(limits=1, user_api="blas")
-    return limits

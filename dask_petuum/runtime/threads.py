@@ -9,6 +9,8 @@ from numbers import Integral
 from types import TracebackType
 from typing import TypeVar
 
+from dask_petuum.runtime.blas import one_blas_thread
+
 __all__ = ["Threads", "check_n_jobs", "count_threads", "share_of_threads"]
 
 T = TypeVar("T")
@@ -91,10 +93,18 @@ class Threads:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Call ``function`` on each item, in the pool's threads; results in the items' order."""
+        """Call ``function`` on each item, in the pool's threads; results in the items' order.
+
+        BLAS has one thread meanwhile.
+        """
         if self._pool is None:
             return [function(item) for item in items]
-        futures = [self._pool.submit(function, item) for item in items]
+        with one_blas_thread():
+            return self._map(self._pool, function, items)
+
+    @staticmethod
+    def _map(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        futures = [pool.submit(function, item) for item in items]
         try:
             return [future.result() for future in futures]
         except BaseException:

@@ -103,6 +103,28 @@ def test_the_model_parallel_program(load, where, request):
     assert history[-1]["sse"] < history[0]["sse"]
 
 
+@pytest.mark.parametrize("where", ["local", "cluster"])
+def test_the_model_parallel_program_with_violations(load, where, request):
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.normal(size=(800, 15)), 4, axis=1) + rng.normal(size=(800, 60)) / 3
+    y = X[:, ::15] @ [3.0, -2.0, 1.0, 4.0] + rng.normal(size=800)
+    module = load(0, "own_model_parallel.md")
+    code = examples("own_model_parallel.md")[1]
+    exec(compile(code, module.__file__, "exec"), module.__dict__)
+    given, client = (X, y), None
+    if where == "cluster":
+        given = da.from_array(X, chunks=(200, 60)), da.from_array(y, chunks=200)
+        client = request.getfixturevalue("client")
+    program = module.LassoByViolation(50.0, (X * X).sum(axis=0), X)
+    assert program.rounds_per_clock() == 1
+    with petuum.open_job(petuum.open_dataset(*given), client=client) as job:
+        result = job.run(program, petuum.RunOptions(max_clocks=400))
+    w = np.concatenate([block["w"] for block in result.blocks])
+    solved = sklearn.linear_model.Lasso(alpha=50 / 800, fit_intercept=False, tol=1e-10).fit(X, y)
+    assert 4 <= np.count_nonzero(solved.coef_) < 30
+    np.testing.assert_allclose(w, solved.coef_, atol=1e-4)
+
+
 def test_the_audit_of_the_page_on_failures(capsys):
     (code,) = examples("what_happens.md")
     shown = re.search(r"print\(report\)  # (.*) \.\.\. (.*)", code)

@@ -20,7 +20,6 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from dask_petuum import lazy
 from dask_petuum.data import open_dataset
 from dask_petuum.data.kinds import dask_backed, is_dask_frame
 from dask_petuum.runtime.job import Job
@@ -33,7 +32,6 @@ __all__ = [
     "check_values",
     "check_weights",
     "float_dtype",
-    "map_rows",
     "open_rows",
     "rows_to_apply",
     "weights_in_memory",
@@ -181,10 +179,3 @@ class Checked:
 
     def __call__(self, block: Any) -> Any:
         return self.function(check_array(block, accept_sparse="csr", dtype=FLOATS, order="C"))
-
-
-def map_rows(
-    collection: Any, function: Callable[[Any], Any], n_columns: int | None, dtype: Any
-) -> Any:
-    """Apply a function to checked rows: `dask_petuum.lazy.map_rows` of a `Checked`."""
-    return lazy.map_rows(Checked(function), collection, n_columns=n_columns, dtype=dtype)

@@ -24,9 +24,10 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
+from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.where import find_client
 
-from .inputs import check_number, map_rows, rows_to_apply
+from .inputs import Checked, check_number, rows_to_apply
 from .lasso_fit import fit_here, path_here
 from .lasso_ranks import fit_ranks
 
@@ -219,7 +220,9 @@ class ElasticNet(RegressorMixin, PetuumEstimator):  # type: ignore[misc]
         """Return ``X coef_ + intercept_``, (n_rows,); lazy for a Dask collection."""
         X, lazy = rows_to_apply(self, X)
         function = partial(_predict, self.coef_, self.intercept_)
-        return map_rows(X, function, None, self.coef_.dtype) if lazy else function(X)
+        if not lazy:
+            return function(X)
+        return map_rows(Checked(function), X, n_columns=None, dtype=self.coef_.dtype)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the coefficient of determination R^2; reads lazy rows in pieces."""

@@ -29,6 +29,7 @@ from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
+from dask_petuum.store.consistency import Staleness
 
 from .lda_counts import check_counts, check_input, check_piece
 from .lda_fit import keep_result, make_program
@@ -77,14 +78,16 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
     tol
         Stop when that log-likelihood moves by less between two evaluations; 0: never.
     n_jobs
-        Threads of this process in a local run (None: all cores); no effect on the result.
+        Threads of each process (None: all it may use; negative: counted back); no effect on the
+        result.
     random_state
         Seed of the topics drawn, and of the halves that `perplexity` makes.
     verbose
         1: print each pass.
     consistency, staleness
         How current other ranks' counts are: "bsp", "ssp", "essp" or "asp", and by how many
-        passes they may lag. In this process every count is current.
+        passes they may lag: a number, "auto", or a range (low, high) that it moves in. In this
+        process every count is current.
     parallelism
         "data": every rank has the whole word-topic table, and counts of other ranks may lag.
         "model": each has a share of it, which moves from rank to rank; counts are exact, and only
@@ -152,7 +155,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         random_state: Any = None,
         verbose: int = 0,
         consistency: str = "bsp",
-        staleness: int | str = 0,
+        staleness: Staleness = 0,
         parallelism: str = "data",
         warm_start: bool = False,
         scheduler: str | None = None,

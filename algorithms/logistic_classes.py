@@ -13,9 +13,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from dask_petuum.data import Partition
 from dask_petuum.data.kinds import dask_backed
+from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
 
-from .inputs import check_rows, check_weights, map_rows, rows_to_apply
+from .inputs import Checked, check_rows, check_weights, rows_to_apply
 from .softmax_program import encode
 
 __all__ = [
@@ -154,7 +155,8 @@ class LinearScoresMixin:
         apply = OfScores(function, self.coef_, self.intercept_)
         if not lazy:
             return apply(X)
-        return map_rows(X, apply, n_columns, self.coef_.dtype if dtype is None else dtype)
+        chosen = self.coef_.dtype if dtype is None else dtype
+        return map_rows(Checked(apply), X, n_columns=n_columns, dtype=chosen)
 
 
 class OfScores:

@@ -506,7 +506,15 @@ def test_a_session_says_what_it_is(place):
 
 @pytest.mark.parametrize(
     ("consistency", "staleness"),
-    [("bsp", None), ("ssp", 0), ("ssp", 3), ("essp", 1), ("essp", "auto"), ("asp", None)],
+    [
+        ("bsp", None),
+        ("ssp", 0),
+        ("ssp", 3),
+        ("essp", 1),
+        ("essp", (1, 3)),
+        ("essp", "auto"),
+        ("asp", None),
+    ],
 )
 @pytest.mark.parametrize("where", ["local", "cluster"])
 def test_an_audit_finds_every_promise_kept(where, consistency, staleness, request):

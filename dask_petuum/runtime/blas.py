@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
@@ -31,7 +32,7 @@ def one_blas_thread() -> Iterator[None]:
     with _LIMIT.lock:
         _LIMIT.n_inside += 1
         if _LIMIT.n_inside == 1:
-            _LIMIT.limit = _controller().limit(limits=1, user_api="blas")
+            _LIMIT.limit = _controller(len(sys.modules)).limit(limits=1, user_api="blas")
     try:
         yield
     finally:
@@ -42,7 +43,7 @@ def one_blas_thread() -> Iterator[None]:
                 _LIMIT.limit = None
 
 
-@cache
-def _controller() -> Any:
-    """The libraries that are loaded by now; looking for them takes milliseconds."""
+@lru_cache(maxsize=1)
+def _controller(n_modules: int) -> Any:
+    """The libraries that are loaded by now: they come with modules; looking takes milliseconds."""
     return ThreadpoolController()

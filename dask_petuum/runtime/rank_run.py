@@ -55,6 +55,7 @@ class RankRun:
         if before is not None:
             self.owner.adopt(before.owner)
         self.service = OwnerService(self.owner)
+        self._n_ranks = len(spec.addresses)
         core = RankCore(identity, spec.tables, layout, spec.consistency, empty)
         self.transport = DaskTransport(node, spec.addresses, self.arena)
         self.endpoint = Endpoint(core, self.service, self.transport, spec.consistency)
@@ -65,6 +66,10 @@ class RankRun:
         self.endpoint.on_failure = self._interrupt_blocks
         self.endpoint.on_fetched = self._arrived
         self._answers: dict[int, dict[tuple[str, int], list[Any]]] = {}
+
+    def sender_of(self, message: Mapping[str, Any]) -> int:
+        """Take the sender's rank; raises ProtocolError where there is no such rank."""
+        return number_of(message, "rank", 0, self._n_ranks - 1)
 
     def describe_memory(self) -> dict[str, Any] | None:
         """What others need to read this rank's arena; None: nothing is shared."""
@@ -123,7 +128,7 @@ class RankRun:
 
     def give_block(self, message: Mapping[str, Any]) -> Any:
         """Answer another rank's fetch."""
-        sender = number_of(message, "rank")
+        sender = self.sender_of(message)
 
         def encode(arrays: dict[str, Array]) -> Mapping[str, Any]:
             n_bytes = sum(values.nbytes for values in arrays.values())

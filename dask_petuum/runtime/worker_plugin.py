@@ -150,7 +150,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             run = self._runs.get(field_of(message, "run", str))
             if run is None:
                 return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
-            message = run.transport.unpack(number_of(message, "rank"), message)
+            message = run.transport.unpack(run.sender_of(message), message)
             loop = asyncio.get_running_loop()
             parcel = await loop.run_in_executor(self._pool, decode_arrays, message)
         except ProtocolError as error:
@@ -173,9 +173,12 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
 
     async def fetched(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Forget a block that has come to where it was fetched."""
-        run = self._runs.get(str(message.get("run")))
-        if run is not None:
-            run.shelf.forget(number_of(message, "stamp"))
+        try:
+            run = self._runs.get(field_of(message, "run", str))
+            if run is not None:
+                run.shelf.forget(number_of(message, "stamp"))
+        except ProtocolError as error:
+            return {"status": "refused", "text": str(error)}
         return {"status": "OK"}
 
     async def close_run(self, run_id: str) -> dict[str, Any]:
@@ -203,7 +206,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             run = self._runs.get(field_of(message, "run", str))
             if run is None:
                 return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
-            sender = number_of(message, "rank")
+            sender = run.sender_of(message)
             message = run.transport.unpack(sender, message)
         except ProtocolError as error:
             return {"status": "refused", "text": str(error)}

@@ -232,7 +232,8 @@ def audit(session: Any, consistency: Consistency, n_clocks: int = 20, seed: int 
     program = Fingerprint(n_ranks, n_clocks, consistency, seed)
     for name, options in program.tables():
         session.create_table(name, **options)
-    staleness = consistency.low if consistency.low == consistency.high else "auto"
+    low, high = consistency.low, consistency.high
+    staleness = low if low == high else (low, high)
     reports = session.run(program, consistency=consistency.model, staleness=staleness)
     return AuditReport(
         consistency,

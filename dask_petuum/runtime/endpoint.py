@@ -103,11 +103,11 @@ class Endpoint:
         self._clock_started = time.perf_counter()
         self.stopping = False
         #: Called with the error that ended this rank's part of the run, in any thread.
-        self.on_failure: Callable[[Exception], None] = lambda error: None
+        self.on_failure: Callable[[Exception], None] = _nothing
         #: Called with a rank and its partition that has taken a block, in any thread.
-        self.on_delivered: Callable[[int, int], None] = lambda rank, partition: None
+        self.on_delivered: Callable[[int, int], None] = _nothing
         #: Called with what was asked for and the block that came, in any thread.
-        self.on_fetched: Callable[[Mapping[str, Any], Reply], None] = lambda asked, reply: None
+        self.on_fetched: Callable[[Mapping[str, Any], Reply], None] = _nothing
 
     def __repr__(self) -> str:
         return f"<Endpoint of {self._core!r}>"
@@ -174,8 +174,11 @@ class Endpoint:
         self._changed.set()
 
     def close(self) -> None:
-        """Stop sending."""
+        """Stop sending; forget whom to tell, who else would live as long as this."""
         self._transport.close()
+        self.on_failure = _nothing
+        self.on_delivered = _nothing
+        self.on_fetched = _nothing
 
     def _ready_and_installed(self) -> bool:
         if not self._core.ready():
@@ -290,6 +293,10 @@ class Endpoint:
             self._core.on_opened(effect.owner, self._core.view_of(plan), reply)
             self._waiting_opens[plan].discard(effect.owner)
         return []
+
+
+def _nothing(*arguments: Any) -> None:
+    """Tell nobody."""
 
 
 def _joined(effects: Sequence[Effect]) -> list[Effect]:

@@ -71,6 +71,12 @@ class Outbox:
             self._cause = self._cause or cause
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """Send nothing more."""
+        with self._changed:
+            self._queues.clear()
+            self._send = _nowhere
+
     def _send_next(self, rank: int, partition: int) -> None:
         to = rank, partition
         with self._changed:
@@ -82,3 +88,7 @@ class Outbox:
 
     def _count(self) -> int:
         return sum(map(len, self._queues.values())) + self._sending.total()
+
+
+def _nowhere(rank: int, partition: int, parcel: Parcel) -> None:
+    """Send a block nowhere: the run is over."""

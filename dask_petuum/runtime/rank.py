@@ -168,7 +168,9 @@ class RankContext:
         )
 
     def _cast(self, operation: str, **message: Any) -> None:
-        adapter.on_loop(self._worker, _cast, self._worker, operation, message)
+        plugin = self._worker.plugins.get(PLUGIN_NAME)
+        if plugin is not None:
+            adapter.on_loop(self._worker, plugin.tell, operation, message)
 
 
 class _RankTable:
@@ -240,7 +242,3 @@ def _ask(worker: Any, operation: str, **message: Any) -> dict[str, Any]:
         worker, adapter.call_scheduler(worker, operation, **message)
     )
     return reply
-
-
-def _cast(worker: Any, operation: str, message: dict[str, Any]) -> None:
-    adapter.cast_to_scheduler(worker, operation, **message)

@@ -156,4 +156,5 @@ class RankRun:
     def close(self) -> None:
         """Let go of everything."""
         self.endpoint.close()
+        self.outbox.close()
         self._answers.clear()

@@ -53,6 +53,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     async def start(self, scheduler: Scheduler) -> None:
         """Add the handlers."""
         self._scheduler = scheduler
+        self._silent: set[str] = set()
+        self._heard = asyncio.Event()
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_hello": self.hello,
             "petuum_status": self.status,
@@ -69,6 +71,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._casts: dict[str, Callable[..., Any]] = {
             "petuum-clock": self.report,
             "petuum-record": self.add_record,
+            "petuum-silent": self.note_silence,
         }
         adapter.add_handlers(scheduler, self._calls, self._casts)
 
@@ -215,11 +218,33 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         return {"status": "OK"}
 
     async def uninstall(self) -> dict[str, Any]:
-        """Remove the handlers; the client unregisters the plugins."""
+        """Remove the handlers; the client unregisters the plugins.
+
+        Only when each worker's last message has come: Dask drops the connection of a worker that
+        sends one which nobody handles. A worker's messages come in order, so its word that it
+        sends no more is the last.
+        """
         for run_id in list(self._boards):
             await self.close_run(run_id)
+        self._silent.clear()
+        try:
+            await asyncio.wait_for(self._silence(), CLOSE_SECONDS)
+        except TimeoutError:
+            logger.warning("Not every worker has said that it sends no more")
         adapter.remove_handlers(self._scheduler, self._calls, self._casts)
         return {"status": "OK"}
+
+    async def _silence(self) -> None:
+        replies = await adapter.broadcast(self._scheduler, list(self._workers), "petuum_be_silent")
+        asked = {a for a, reply in replies.items() if isinstance(reply, dict)}  # others: no plugin
+        while asked & set(self._workers) - self._silent:
+            self._heard.clear()
+            await self._heard.wait()
+
+    def note_silence(self, address: str, **extra: Any) -> None:
+        """Note that a worker sends no more (one way)."""
+        self._silent.add(address)
+        self._heard.set()
 
     def transition(self, key: object, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """End a run whose rank failed without a word: before it began, or on its way here."""
@@ -235,6 +260,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """End the runs that had a rank there."""
         self._workers.pop(worker, None)
+        self._heard.set()
         for run_id, board in self._boards.items():
             if board.lose_worker(worker):
                 self._announce_failure(run_id, board)

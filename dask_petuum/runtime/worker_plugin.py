@@ -79,6 +79,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         """Add the handlers and tell the scheduler."""
         self._worker = worker
         self._runs: dict[str, RankRun] = {}
+        self._is_silent = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="petuum-owner")
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_push": self.push,
@@ -89,6 +90,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             "petuum_fetch": self.fetch,
             "petuum_fetched": self.fetched,
             "petuum_close": self.close_run,
+            "petuum_be_silent": self.be_silent,
         }
         self._casts: dict[str, Callable[..., Any]] = {
             "petuum-interrupt": self.interrupt,
@@ -110,6 +112,17 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             self.interrupt(run_id, f"worker {worker.address} is closing")
         self._runs.clear()
         self._pool.shutdown(wait=False)
+
+    async def be_silent(self) -> dict[str, Any]:
+        """Send the scheduler nothing more after the word that this was the last."""
+        self._is_silent = True
+        adapter.cast_to_scheduler(self._worker, "petuum-silent", address=self._worker.address)
+        return {"status": "OK"}
+
+    def tell(self, operation: str, message: Mapping[str, Any]) -> None:
+        """Tell the scheduler something of a run (one way), unless it is closed here."""
+        if not self._is_silent and message["run_id"] in self._runs:
+            adapter.cast_to_scheduler(self._worker, operation, **message)
 
     def start_run(self, spec: RunSpec, rank: int) -> RankRun:
         """Make this rank's shard and endpoint; from the rank's task."""

@@ -18,6 +18,10 @@ __all__ = ["grow", "list_topics"]
 MIN_GROUPS = 4
 #: Rounds of exchanging topics, at most, and passes after each.
 MAX_ROUNDS = 8
+#: Tokens among which topics are exchanged, at most: some 50 bytes each.
+MAX_EXCHANGED = 8_000_000
+#: Passes of a stage, at most.
+MAX_PASSES = 100
 PASSES_BETWEEN = 8
 #: One topic in so many, the smallest ones, may be dissolved.
 DISSOLVED = 4
@@ -34,13 +38,15 @@ def grow(
     effort: float,
     last: int = 2,
 ) -> int:
-    """Find first topics on an eighth, a quarter and half of the documents, in turn.
+    """Find first topics on few documents, then on twice as many, and so on up to half of them.
 
-    Each stage costs as much as ``effort`` passes over all documents. The first documents' topics
-    are drawn with equal probability; the others' are drawn one after the other, each given those
-    before, and so fall in with topics that are there, which saves passes. (Drawn so from the
-    start, the first documents' topics stay too much as they came: measured 2026-11.) At the end of
-    each stage topics are exchanged, see `lda_split`.
+    The first stage has a quarter of a million tokens, or a 32nd of them. Each stage costs as much
+    as ``effort`` passes over all documents at most, and makes 100 passes at most. The first
+    documents' topics are drawn with equal probability; the others' are drawn one after the other,
+    each given those before, and so fall in with topics that are there, which saves passes. (Drawn
+    so from the start, the first documents' topics stay too much as they came: measured 2026-11.)
+    At the end of each stage topics are exchanged, see `lda_split`, but not where that would take
+    too much memory.
 
     Parameters
     ----------
@@ -58,7 +64,7 @@ def grow(
     """
     n_groups = len(state["cuts"]) - 1
     staged = effort > 0 and n_groups >= MIN_GROUPS
-    stages = [share for share in (8, 4, 2, 1) if n_groups % share == 0 and share >= last]
+    stages = [share for share in (32, 16, 8, 4, 2, 1) if n_groups % share == 0 and share >= last]
     shares = stages if staged else [1]
     # Priors far above any count: all topics are alike.
     even = np.full(len(alpha), 1e5)
@@ -67,10 +73,11 @@ def grow(
     for share in shares if staged else ():
         n_active = n_groups // share
         prior = (alpha, beta)
-        for seed in seeds.spawn(round(share * effort)):
+        for seed in seeds.spawn(min(round(share * effort), MAX_PASSES)):
             sample_pass(state, n_wk, n_k, *prior, seed, threads, n_active)
             drawn += _count_active(state, n_active)
-        for seed in seeds.spawn(MAX_ROUNDS):
+        small = _count_active(state, n_active) <= MAX_EXCHANGED
+        for seed in seeds.spawn(MAX_ROUNDS if small else 0):
             if not exchange_topics(state, n_wk, n_k, *prior, seed, threads, n_active):
                 break
             for seed_of_pass in seed.spawn(PASSES_BETWEEN):

@@ -287,7 +287,7 @@ def test_growing_start_counts_every_token_once(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(fitted.word_topic_counts_.sum(axis=1), data.sum(axis=0))
     first, second = fitted.history_[0]["tokens"], fitted.history_[1]["tokens"]
     assert second == data.sum()
-    assert first == pytest.approx(second * (1 + 3 * 2), rel=0.1)
+    assert first == pytest.approx(second * (1 + 5 * 2), rel=0.1)
 
 
 @pytest.mark.parametrize("learnt", [False, True])

@@ -536,31 +536,17 @@ def test_an_audit_refuses_what_it_cannot_do(place):
             ps.audit(staleness=-1)
 
 
-def test_blas_has_one_thread_while_a_ranks_threads_compute() -> None:
-    import threading
-
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_blas_has_one_thread_while_a_ranks_threads_compute(n_threads: int) -> None:
     from threadpoolctl import threadpool_info
 
-    from dask_petuum.runtime.blas import one_blas_thread
     from dask_petuum.runtime.threads import Threads
 
     def blas_threads(_: object = None) -> set[int]:
         return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
     before = blas_threads()
-    entered, leave = threading.Event(), threading.Event()
-
-    def stay() -> None:
-        with one_blas_thread():
-            entered.set()
-            leave.wait(60)
-
-    other = threading.Thread(target=stay)
-    other.start()
-    assert entered.wait(60)
-    with Threads(2) as threads:
-        assert threads.map(blas_threads, range(3)) == [{1}] * 3
-    assert blas_threads() == {1}  # the other one is still inside
-    leave.set()
-    other.join(60)
+    with Threads(n_threads) as threads:
+        for _ in range(2):
+            assert threads.map(blas_threads, range(3)) == [{1}] * 3
     assert blas_threads() == before

@@ -95,11 +95,11 @@ class Threads:
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Call ``function`` on each item, in the pool's threads; results in the items' order.
 
-        BLAS has one thread meanwhile.
+        BLAS has one thread meanwhile, so that the number of ours never changes a result.
         """
-        if self._pool is None:
-            return [function(item) for item in items]
         with one_blas_thread():
+            if self._pool is None:
+                return [function(item) for item in items]
             return self._map(self._pool, function, items)
 
     @staticmethod

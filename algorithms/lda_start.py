@@ -17,7 +17,7 @@ __all__ = ["grow", "list_topics"]
 #: Document groups below which a fit does not start on some of them.
 MIN_GROUPS = 4
 #: Rounds of exchanging topics, at most, and passes after each.
-MAX_ROUNDS = 8
+MAX_ROUNDS = 3
 #: Tokens among which topics are exchanged, at most: some 50 bytes each.
 MAX_EXCHANGED = 8_000_000
 #: Passes of a stage, at most.
@@ -25,6 +25,8 @@ MAX_PASSES = 100
 PASSES_BETWEEN = 8
 #: One topic in so many, the smallest ones, may be dissolved.
 DISSOLVED = 4
+#: Topics that are dissolved on trial, at most: each costs K times its tokens.
+MAX_DISSOLVED = 50
 
 
 def grow(
@@ -114,7 +116,8 @@ def exchange_topics(
     prior = float(alpha.mean())
     gains, half = tokens.part(prior, beta, seeds.spawn(1)[0], threads)
     sizes = np.bincount(topics, minlength=len(alpha))
-    candidates = np.argsort(sizes, kind="stable")[: -(-len(alpha) // DISSOLVED)]
+    n_candidates = min(-(-len(alpha) // DISSOLVED), MAX_DISSOLVED)
+    candidates = np.argsort(sizes, kind="stable")[:n_candidates]
     changes, new = tokens.dissolve(candidates, n_wk, prior, beta, seeds.spawn(1)[0], threads)
     exchanges = choose_exchanges(gains, candidates, changes)
     positions, chosen = regroup(tokens, half, new, exchanges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import pytest
 import scipy.sparse as sp
 import xarray as xr
 from dask.callbacks import Callback
-from distributed.utils_test import gen_cluster
 from sklearn.exceptions import DataConversionWarning
 
 from dask_petuum.data import measure, open_dataset, to_partition
@@ -336,16 +336,31 @@ class TestFeatureNames:
         assert open_dataset(array()).feature_names is None
 
 
-@gen_cluster(client=True, clean_kwargs={"processes": False, "threads": False})
-async def test_pieces_lie_where_the_chunks_lie(client, scheduler, a, b):
-    x = client.persist(da.random.default_rng(0).random((80, 50), chunks=(10, 50)))
-    await client.gather(client.futures_of(x))
-    pieces = client.persist(open_dataset(x, np.arange(80)).pieces())
-    futures = client.futures_of(pieces)
-    await client.gather(futures)
-    for number, future in enumerate(futures):
-        holders = [w for w in (a, b) if future.key in w.data]
-        assert holders
-        for worker in holders:
-            chunk = worker.data[(x.name, number, 0)]  # so it was not moved
-            assert np.shares_memory(worker.data[future.key][0], chunk)
+def test_pieces_lie_where_the_chunks_lie():
+    asyncio.run(pieces_and_chunks())
+
+
+async def pieces_and_chunks():
+    from distributed import Client, LocalCluster
+
+    async with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=":0",
+            asynchronous=True,
+        ) as cluster,
+        Client(cluster, asynchronous=True, set_as_default=False) as client,
+    ):
+        x = client.persist(da.random.default_rng(0).random((80, 50), chunks=(10, 50)))
+        await client.gather(client.futures_of(x))
+        pieces = client.persist(open_dataset(x, np.arange(80)).pieces())
+        futures = client.futures_of(pieces)
+        await client.gather(futures)
+        for number, future in enumerate(futures):
+            holders = [w for w in cluster.workers.values() if future.key in w.data]
+            assert holders
+            for worker in holders:
+                chunk = worker.data[(x.name, number, 0)]  # so it was not moved
+                assert np.shares_memory(worker.data[future.key][0], chunk)

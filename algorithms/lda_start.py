@@ -75,7 +75,7 @@ def grow(
     for share in shares if staged else ():
         n_active = n_groups // share
         prior = (alpha, beta)
-        for seed in seeds.spawn(min(round(share * effort), MAX_PASSES)):
+        for seed in seeds.spawn(max(1, min(round(share * effort), MAX_PASSES))):
             sample_pass(state, n_wk, n_k, *prior, seed, threads, n_active)
             drawn += _count_active(state, n_active)
         small = _count_active(state, n_active) <= MAX_EXCHANGED

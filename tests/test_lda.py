@@ -285,6 +285,8 @@ def test_growing_start_counts_every_token_once(monkeypatch: pytest.MonkeyPatch) 
     data = corpus()
     fitted = model(max_iter=16).fit(data)
     np.testing.assert_array_equal(fitted.word_topic_counts_.sum(axis=1), data.sum(axis=0))
+    short = model(max_iter=1).fit(data)  # less than a pass for some stages: still every token
+    np.testing.assert_array_equal(short.word_topic_counts_.sum(axis=1), data.sum(axis=0))
     first, second = fitted.history_[0]["tokens"], fitted.history_[1]["tokens"]
     assert second == data.sum()
     assert first == pytest.approx(second * (1 + 5 * 2), rel=0.1)

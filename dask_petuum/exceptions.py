@@ -8,6 +8,7 @@
     │   ├── RankLostError        a worker that held a rank is gone
     │   ├── RunInterruptedError  the run was stopped (by the client, a callback, or another rank)
     │   └── TransportError       a peer could not be reached or gave no proper answer
+    ├── CheckpointError          a checkpoint that cannot be used (damaged, foreign, incomplete)
     ├── ProtocolError            a message that the store refuses (wrong run, epoch, shape, ...)
     ├── VersionMismatchError     a worker lacks the package or has another version of it
     └── TableError               an unknown table, a wrong shape, dtype or row (also a ValueError)
@@ -18,6 +19,7 @@ Input errors of the estimators are plain ``ValueError`` and ``TypeError`` with s
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
     "PetuumError",
     "ProtocolError",
     "RankError",
@@ -64,6 +66,10 @@ class TransportError(RunError):
 
 class ProtocolError(PetuumError):
     """A message that the store refuses: wrong run, epoch, table, shape, dtype or size."""
+
+
+class CheckpointError(PetuumError):
+    """A checkpoint that cannot be used; the message says which, and what is wrong with it."""
 
 
 class VersionMismatchError(PetuumError):

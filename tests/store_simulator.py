@@ -22,7 +22,7 @@ from dask_petuum.store.audit import End, Event, Final, Inc, Read, Violation, che
 from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.identity import Identity
 from dask_petuum.store.layout import plan_layout
-from dask_petuum.store.owner import FINISHED, Owner
+from dask_petuum.store.owner import FINISHED, Cut, Owner
 from dask_petuum.store.rank import Open, Pull, Push, RankCore
 from dask_petuum.store.spec import DTYPES, TableSpec, initial_rows
 from dask_petuum.store.view import StoreView
@@ -103,6 +103,8 @@ class Cores:
         self.opening: list[set[tuple[int, int]]] = [set() for _ in range(n_ranks)]
         #: Owners whose ``fresh`` was less than before.
         self.fell: list[int] = []
+        #: Copies of shards that were made at cuts.
+        self.cuts: list[Cut] = []
         for p in range(n_ranks):
             identity = Identity("run", p, n_ranks)
             ordered = consistency.ordered
@@ -157,7 +159,7 @@ class Cores:
         elif reply["status"] == "superseded":
             return
         elif isinstance(effect, Push):
-            core.on_pushed(effect.owner, effect.message["clock"])
+            core.on_pushed(effect.owner, effect.message["clock"], reply["own"])
         elif isinstance(effect, Pull):
             self.send(p, core.on_answer(effect.owner, reply))
         else:
@@ -178,6 +180,7 @@ class Cores:
             answer = self._keeping(p, operation, message, answer)
         if operation == "push":
             reply, releases = owner.push(message)
+            self.cuts += owner.take_cuts()
             answer(reply)
         else:
             releases = getattr(owner, operation)(message, answer)
@@ -257,6 +260,8 @@ class Simulation:
             n_clocks = self.n_clocks if rng.random() < 0.8 else rng.randint(1, self.n_clocks)
             self.ranks.append(Rank(core, n_clocks, rng.choice((0.2, 1, 1))))
         self.share = rng.choice((0.3, 0.6, 0.85))
+        #: Clocks before which a checkpoint lies.
+        self.cut_clocks = {c for c in range(1, self.n_clocks) if rng.random() < 0.25}
 
     def _draw_consistency(self, model: str) -> Consistency:
         if model in ("bsp", "asp"):
@@ -411,6 +416,8 @@ class Simulation:
         self.events.append(End(p, core.clock + 1, bound, last))
         barrier = core.clock in self.barriers
         rank.complete = len(rank.views) if barrier else 0
+        if core.clock in self.cut_clocks:
+            core.cut()
         self.cores.send(p, core.end_clock(last=last, barrier=barrier))
         rank.state = "done" if last else "waiting"
 
@@ -431,3 +438,31 @@ class Simulation:
             with np.errstate(all="ignore"):
                 values = (self.cores.table(spec) - self.base[spec.name]).astype(np.int64)
             self.events.append(Final(spec.name, values.reshape(shape)))
+        self._check_cuts()
+
+    def _check_cuts(self) -> None:
+        """A copy made at a cut holds every increment of the clocks before it, and no other."""
+        last = max(rank.n_clocks for rank in self.ranks)
+        expected_cuts = {clock for clock in self.cut_clocks if clock < last}
+        found = Counter(cut.clock for cut in self.cores.cuts)
+        if found != dict.fromkeys(expected_cuts, self.n_ranks):
+            self.violations.append(Violation("cuts", f"{found} of {expected_cuts}"))
+        for cut in self.cores.cuts:
+            for name, start, block in cut.blocks:
+                rows = slice(start, start + block.shape[0])
+                with np.errstate(all="ignore"):
+                    values = (self._dense(name, block) - self.base[name][rows]).astype(np.int64)
+                if not np.array_equal(values, self._issued_before(cut.clock, name)[rows]):
+                    self.violations.append(Violation("cut", f"{name} at {cut.clock}"))
+
+    def _dense(self, name: str, block) -> np.ndarray:
+        spec = next(spec for spec in self.specs if spec.name == name)
+        return block.toarray() if spec.sparse else block
+
+    def _issued_before(self, clock: int, name: str) -> np.ndarray:
+        """What a table gained by the increments of the clocks before one."""
+        gained = np.zeros((len(self.base[name]), self.n_ranks, self.n_clocks), dtype=np.int64)
+        for event in self.events:
+            if isinstance(event, Inc) and event.table == name and event.clock < clock:
+                np.add.at(gained[:, event.rank, event.clock], event.rows, event.amounts)
+        return gained.reshape(len(gained), -1)

@@ -118,7 +118,7 @@ def test_a_batch_is_remembered_while_an_open_is_under_way():
     assert [effect.owner for effect in opens] == [0]
     before = answer(own=0, version=0, chunks=[{**block(0, 0), "plan": second.plan}])
     for owner in (0, 1):
-        core.on_pushed(owner, 0)
+        core.on_pushed(owner, 0, 1)
     core.on_opened(0, second, before)
     assert second.values.tolist() == [[1, 1], [1, 1]]
 
@@ -243,8 +243,8 @@ def test_batches_leave_the_log_when_every_answer_has_them():
     asked = pulls(core.end_clock())
     assert core.unacknowledged == 2
     for owner in (0, 1):
-        core.on_pushed(owner, 0)
-        core.on_pushed(owner, 0)
+        core.on_pushed(owner, 0, 1)
+        core.on_pushed(owner, 0, 1)
     assert core.unacknowledged == 0
     assert len(core._log) == 1
     for owner, message in asked.items():
@@ -261,9 +261,9 @@ def test_a_rank_that_nobody_listens_to_waits_in_the_end():
         core.end_clock()
         core.install()
     assert not core.ready()
-    core.on_pushed(0, 0)
+    core.on_pushed(0, 0, 1)
     assert not core.ready()
-    core.on_pushed(1, 0)
+    core.on_pushed(1, 0, 1)
     assert core.ready()
 
 

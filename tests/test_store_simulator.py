@@ -132,7 +132,7 @@ def lets_clocks_overtake(original):
             taken.add((message["rank"], clock))
             self._apply(reader, message)
             reader.next_clock = FINISHED if message["last"] else max(reader.next_clock, clock + 1)
-        return self._reply(), self._releases()
+        return {**self._reply(), "own": reader.next_clock}, self._releases()
 
     return push
 
@@ -199,11 +199,11 @@ def hides_increments_from_other_views(original):
 
 
 def believes_acknowledgements(original):
-    def on_pushed(self, owner, clock):
+    def on_pushed(self, owner, clock, own):
         for entry in self._log:
             if entry.clock == clock:
                 entry.lacking.discard(owner)
-        original(self, owner, clock)
+        original(self, owner, clock, own)
 
     return on_pushed
 
@@ -280,8 +280,8 @@ def frees_answers_before_installing(original):
 
 
 def frees_batches_when_acknowledged(original):
-    def on_pushed(self, owner, clock):
-        original(self, owner, clock)
+    def on_pushed(self, owner, clock, own):
+        original(self, owner, clock, own)
         for entry in self._log:
             if entry.clock == clock and not entry.unacked:
                 self._log.remove(entry)

@@ -284,7 +284,7 @@ class Endpoint:
             self.on_fetched(effect.message, reply)
             return [Fetched(effect.owner, effect.message)]
         if isinstance(effect, Push):
-            self._core.on_pushed(effect.owner, effect.message["clock"])
+            self._core.on_pushed(effect.owner, effect.message["clock"], reply["own"])
             return []
         if isinstance(effect, Pull):
             return self._core.on_answer(effect.owner, reply)

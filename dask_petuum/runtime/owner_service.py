@@ -11,7 +11,7 @@ from typing import Any
 
 from dask_petuum.exceptions import ProtocolError
 from dask_petuum.store.messages import field_of
-from dask_petuum.store.owner import Owner, Release
+from dask_petuum.store.owner import Cut, Owner, Release
 
 __all__ = ["OwnerService"]
 
@@ -25,6 +25,8 @@ class OwnerService:
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._lock = threading.Lock()
+        #: Called with each copy that is made at a cut, in the thread that brought the batch.
+        self.on_cut: Callable[[Cut], None] | None = None
 
     def __repr__(self) -> str:
         return f"<OwnerService of {self._owner!r}>"
@@ -39,11 +41,15 @@ class OwnerService:
         try:
             with self._lock:
                 reply, releases = self._owner.push(message)
+                cuts = self._owner.take_cuts()
         except ProtocolError as error:
             answer(_refusal(error))
             return
         answer(reply)
         _release(releases)
+        if self.on_cut is not None:
+            for cut in cuts:
+                self.on_cut(cut)
 
     def open(self, message: Mapping[str, Any], answer: Answer) -> None:
         """Take an access plan; answered when the values are fresh enough."""

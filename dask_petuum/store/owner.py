@@ -7,6 +7,11 @@ is: ``fresh``, the number of clocks that *every* rank's batches are in, bounds w
 A read that asks for more waits here ("parked"), as in Petuum's servers, and is released by the
 push that it waits for: no message to a third party lies between a push and the reads it allows.
 
+A *cut* is where a checkpoint lies: a batch that is marked with it is the first of its rank after the
+cut. It waits until every rank's batches before the cut are in, and the shard is copied then; so the
+copy holds exactly the clocks before the cut, whatever the model (Chandy and Lamport 1985,
+"Distributed snapshots"; the clocks are the markers).
+
 BSP needs two things more. A batch of clock c must not be seen by a slow reader that still asks for
 the values of clock c; and float sums must not depend on arrival. So batches are held until
 all ranks' batches of a clock are there, and are then applied in the order of ranks.
@@ -14,7 +19,7 @@ all ranks' batches of a clock are there, and are then applied in the order of ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +40,7 @@ from dask_petuum.store.messages import (
 from dask_petuum.store.shard import Shard
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["FINISHED", "Owner", "Release"]
+__all__ = ["FINISHED", "Cut", "Owner", "Release"]
 
 Array = npt.NDArray[Any]
 Message = Mapping[str, Any]
@@ -48,6 +53,15 @@ class Release:
 
     token: Any
     reply: Reply
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A copy of a shard as it was when exactly the clocks before ``clock`` were in."""
+
+    clock: int
+    #: Table, first row and values of each block.
+    blocks: Sequence[tuple[str, int, Any]]
 
 
 @dataclass
@@ -99,10 +113,12 @@ class Owner:
         Told in every reply, so that a reply of an earlier life is not taken for one of this.
     empty
         Makes the arrays of answers, as ``numpy.empty``.
+    first_clock
+        Clock of every rank's first batch: that of the cut that the run goes on from.
     """
 
-    # The mutable state is `_shards` (values and row versions), `_version` and `_readers`;
-    # only push, open and pull change it.
+    # The mutable state is `_shards` (values and row versions), `_version`, `_readers` and the cuts;
+    # only push, open, pull and take_cuts change it.
 
     def __init__(
         self,
@@ -113,6 +129,7 @@ class Owner:
         ordered: bool = False,
         incarnation: int = 0,
         empty: Allocator = np.empty,
+        first_clock: int = 0,
     ) -> None:
         self._empty = empty
         self.run_id = identity.run_id
@@ -121,9 +138,11 @@ class Owner:
         self.incarnation = incarnation
         self._ordered = ordered
         self._specs = {spec.name: spec for spec in specs}
-        self._readers = [_Reader() for _ in range(identity.n_ranks)]
+        self._readers = [_Reader(first_clock) for _ in range(identity.n_ranks)]
         self._held: dict[int, dict[int, Message]] = {}
-        self._applied = 0
+        self._applied = first_clock
+        self._last_cut = first_clock
+        self._cuts: list[Cut] = []
         self._version = 0
         self._interrupted: str | None = None
         self._shards = {
@@ -167,6 +186,17 @@ class Owner:
             if key in before._shards:
                 shard.values = before._shards[key].values.copy()
 
+    def fill(self, values_of: Callable[[str, int, int], Any]) -> None:
+        """Start with other values: ``values_of(table, start, stop)`` gives those of rows."""
+        for shard in self._shards.values():
+            start = shard.start
+            shard.values = values_of(shard.spec.name, start, start + shard.n_rows)
+
+    def take_cuts(self) -> list[Cut]:
+        """Take the copies that the last push made, if it passed cuts."""
+        cuts, self._cuts = self._cuts, []
+        return cuts
+
     def push(self, message: Message) -> tuple[Reply, list[Release]]:
         """Take a rank's batch of one clock; repeated ones are acknowledged again, not applied.
 
@@ -180,13 +210,13 @@ class Owner:
         clock = number_of(message, "clock", 0, reader.last_clock)
         if clock >= reader.next_clock and clock not in reader.early:
             field_of(message, "last", bool)
+            field_of({"cut": False, **message}, "cut", bool)
             for chunk in field_of(message, "chunks", (list, tuple)):
                 self._check_chunk(reader, chunk)
             reader.early[clock] = message
-            while reader.next_clock in reader.early:
-                self._accept(message["rank"], reader, reader.early.pop(reader.next_clock))
-            self._apply_complete_clocks()
-        return self._reply(), self._releases()
+            self._accept_in_order(message["rank"])
+        own = self._applied if self._ordered else reader.next_clock
+        return {**self._reply(), "own": own}, self._releases()
 
     def open(self, message: Message, token: Any) -> list[Release]:
         """Take a rank's access plan; answer, now or later, with the values of its rows."""
@@ -243,6 +273,31 @@ class Owner:
         if plan is None:
             raise ProtocolError(f"plan {address[0]} has no block {address[1]} here")
         check_chunk(chunk, plan.shard.spec, plan.n_rows)
+
+    def _accept_in_order(self, rank: int) -> None:
+        """Accept what can be of a rank; of all ranks, where that lets them pass a cut."""
+        waiting = [rank]
+        while waiting:
+            reader = self._readers[rank := waiting.pop()]
+            while (clock := reader.next_clock) in reader.early:
+                if reader.early[clock].get("cut", False) and clock > self._last_cut:
+                    break
+                self._accept(rank, reader, reader.early.pop(clock))
+            self._apply_complete_clocks()
+            if self._pass_cut():
+                waiting = list(range(len(self._readers)))
+
+    def _pass_cut(self) -> bool:
+        """Copy the shard where every rank has come to a cut; tell whether that was so."""
+        clock = min(reader.next_clock for reader in self._readers)
+        held = [r.early.get(clock) for r in self._readers if r.next_clock == clock]
+        marked = any(batch is not None and batch.get("cut", False) for batch in held)
+        if not marked or clock <= self._last_cut:
+            return False
+        self._last_cut = clock
+        blocks = [(name, s.start, s.values.copy()) for (name, _), s in self._shards.items()]
+        self._cuts.append(Cut(clock, blocks))
+        return True
 
     def _accept(self, rank: int, reader: _Reader, message: Message) -> None:
         clock = reader.next_clock

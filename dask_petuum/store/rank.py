@@ -89,23 +89,26 @@ class RankCore:
         The model; its bound may move (``bound``).
     empty
         Makes the arrays that are sent, as ``numpy.empty``.
+    first_clock
+        Where every rank begins: at the cut that the run goes on from.
     """
 
     # The mutable state is `clock`, `bound`, the views, the update log `_log` and, per owner, what
     # was heard (`_seen`, `_since`, `_inbox`, `_in_flight`). The endpoint holds a lock around calls.
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword with a default too many
         self,
         identity: Identity,
         specs: Sequence[TableSpec],
         layout: Mapping[str, Sequence[Block]],
         consistency: Consistency,
         empty: Allocator = np.empty,
+        first_clock: int = 0,
     ) -> None:
         self._empty = empty
         self.rank = identity.rank
         self.n_ranks = n_ranks = identity.n_ranks
-        self.clock = 0
+        self.clock = first_clock
         self.bound = consistency.low
         self.statistics = Statistics([spec.name for spec in specs])
         self.sender = identity.sender()
@@ -114,8 +117,8 @@ class RankCore:
         self._consistency = consistency
         self._views: list[StoreView] = []
         self._log: deque[_Entry] = deque()
-        self._seen = [0] * n_ranks
-        self._installed = [0] * n_ranks
+        self._seen = [first_clock] * n_ranks
+        self._installed = [first_clock] * n_ranks
         self._since = [0] * n_ranks
         self._in_flight: dict[int, int] = {}
         self._n_pulls = 0
@@ -123,6 +126,7 @@ class RankCore:
         self._ended = False
         self._inbox: list[list[Mapping[str, Any]]] = [[] for _ in range(n_ranks)]
         self._barrier = False
+        self._cut = False
 
     def __repr__(self) -> str:
         return (
@@ -178,6 +182,10 @@ class RankCore:
         self._consumed[owner].append(("open", view.plan))
         self._update_freshness()
 
+    def cut(self) -> None:
+        """Mark the batch of the clock under way as the first one after a cut."""
+        self._cut = True
+
     def end_clock(self, *, last: bool = False, barrier: bool = False) -> list[Push | Pull]:
         """End the clock: what to push to every owner, and what to pull.
 
@@ -204,6 +212,9 @@ class RankCore:
         self._log.append(entry)
         self._show_own(increments)
         base = {**self.sender, "clock": self.clock, "last": last}
+        if self._cut:
+            base["cut"] = True
+            self._cut = False
         effects: list[Push | Pull] = [
             Push(owner, {**base, "chunks": chunks[owner]}) for owner in range(self.n_ranks)
         ]
@@ -214,8 +225,12 @@ class RankCore:
             effects += self._pulls()
         return effects
 
-    def on_pushed(self, owner: int, clock: int) -> None:
-        """Note that an owner has a batch (in BSP: has it, but may not have applied it yet)."""
+    def on_pushed(self, owner: int, clock: int, own: int) -> None:
+        """Note that an owner has a batch.
+
+        It has applied those of the clocks before ``own``; others may wait there for a clock that is
+        late, or for a cut.
+        """
         outstanding = (
             owner in self._in_flight
             or self._inbox[owner]
@@ -224,7 +239,7 @@ class RankCore:
         for entry in self._log:
             if entry.clock == clock:
                 entry.unacked.discard(owner)
-                if not outstanding and not self._consistency.ordered:
+                if not outstanding and not self._consistency.ordered and clock < own:
                     entry.lacking.discard(owner)
         self._trim()
 

@@ -1,0 +1,79 @@
+"""Which checkpoints of which fits are kept, and by whom: the scheduler's part. Pure.
+
+A checkpoint counts when every rank of its run has reported its part; then the older ones go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Ledger"]
+
+
+@dataclass
+class _Fit:
+    """One fit: who may ask for it, its last complete checkpoint, and those under way."""
+
+    client: str
+    newest: dict[str, Any] | None = None
+    under_way: dict[tuple[str, int], dict[int, Any]] = field(default_factory=dict)
+
+
+class Ledger:
+    """The checkpoints of all fits.
+
+    The mutable state is `_fits`; only the scheduler's event loop changes it.
+    """
+
+    def __init__(self) -> None:
+        self._fits: dict[str, _Fit] = {}
+
+    def __repr__(self) -> str:
+        return f"<Ledger of {sorted(self._fits)}>"
+
+    @property
+    def fits(self) -> list[str]:
+        """Fits that there are."""
+        return sorted(self._fits)
+
+    def begin(self, fit_id: str, client: str) -> None:
+        """Note a fit; nothing changes where it is known."""
+        self._fits.setdefault(fit_id, _Fit(client))
+
+    def add(self, fit_id: str, part: Mapping[str, Any], *, run_id: str, clock: int, n: int) -> bool:
+        """Note a rank's part of a checkpoint; True if that is its last one (of n)."""
+        fit = self._fits.get(fit_id)
+        if fit is None or self.is_complete(fit_id, run_id, clock):
+            return False
+        parts = fit.under_way.setdefault((run_id, clock), {})
+        parts[part["rank"]] = dict(part)
+        if len(parts) < n:
+            return False
+        ordered = [parts[rank] for rank in sorted(parts)]
+        fit.newest = {"fit_id": fit_id, "run_id": run_id, "clock": clock, "parts": ordered}
+        fit.under_way = {
+            (run, at): found
+            for (run, at), found in fit.under_way.items()
+            if run == run_id and at > clock
+        }
+        return True
+
+    def is_complete(self, fit_id: str, run_id: str, clock: int) -> bool:
+        """Whether a checkpoint, or a later one of its run, is complete."""
+        newest = self._fits[fit_id].newest if fit_id in self._fits else None
+        return newest is not None and newest["run_id"] == run_id and newest["clock"] >= clock
+
+    def newest(self, fit_id: str) -> dict[str, Any] | None:
+        """The last complete checkpoint of a fit."""
+        fit = self._fits.get(fit_id)
+        return None if fit is None else fit.newest
+
+    def forget(self, fit_id: str) -> bool:
+        """Drop a fit; False where it was not known."""
+        return self._fits.pop(fit_id, None) is not None
+
+    def of_client(self, client: str) -> list[str]:
+        """Fits of a client."""
+        return [fit_id for fit_id, fit in self._fits.items() if fit.client == client]

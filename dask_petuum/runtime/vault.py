@@ -1,0 +1,142 @@
+"""What a worker keeps of checkpoints: its own ranks' parts, and copies of others'.
+
+In memory. An array comes and goes in pieces of a few megabytes, so that no message holds up the
+store's. What is kept belongs to a fit and outlives its epochs; the scheduler says what may go.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dask_petuum.exceptions import CheckpointError, ProtocolError
+from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.saved import KINDS
+from dask_petuum.store.messages import field_of, number_of
+
+__all__ = ["PIECE_BYTES", "PartKey", "Vault"]
+
+#: Bytes of an array that go in one message.
+PIECE_BYTES = 4 * 2**20
+
+
+class PartKey(NamedTuple):
+    """One rank's part of one checkpoint."""
+
+    fit_id: str
+    run_id: str
+    clock: int
+    rank: int
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> PartKey:
+        """Take it from a message.
+
+        Raises
+        ------
+        ProtocolError
+            Where a field is missing or cannot be.
+        """
+        texts = [field_of(message, name, str) for name in ("fit", "run")]
+        return cls(*texts, *(number_of(message, name) for name in ("clock", "rank")))
+
+
+class Vault:
+    """Parts of checkpoints, by key; safe to call from any thread."""
+
+    # The mutable state is `_parts`, under the lock.
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._parts: dict[PartKey, dict[str, Array]] = {}
+
+    def __repr__(self) -> str:
+        with self._lock:
+            n_bytes = sum(a.nbytes for arrays in self._parts.values() for a in arrays.values())
+            fits = sorted({key.fit_id for key in self._parts})
+            return f"<Vault of {len(self._parts)} parts of {fits}, {n_bytes} bytes>"
+
+    @property
+    def keys(self) -> list[PartKey]:
+        """What is kept."""
+        with self._lock:
+            return sorted(self._parts)
+
+    def put(self, key: PartKey, arrays: Mapping[str, Array]) -> None:
+        """Keep a part of this worker's own; the arrays must not change any more."""
+        with self._lock:
+            self._parts[key] = dict(arrays)
+
+    def get(self, key: PartKey, name: str) -> Array:
+        """Look an array up.
+
+        Raises
+        ------
+        CheckpointError
+            Where it is not here.
+        """
+        with self._lock:
+            part = self._parts.get(key)
+            if part is None or name not in part:
+                raise CheckpointError(f"{name!r} of {key} is not kept here")
+            return part[name]
+
+    def add_piece(self, message: Mapping[str, Any]) -> None:
+        """Take a piece of an array of another rank's part; again, if it comes again.
+
+        Raises
+        ------
+        ProtocolError
+            For a piece that cannot be one.
+        """
+        key, name = PartKey.of(message), field_of(message, "name", str)
+        piece = field_of(message, "piece", np.ndarray)
+        shape, dtype = _checked_form(message)
+        offset, n_bytes = number_of(message, "offset"), _n_bytes(shape, dtype)
+        if piece.dtype != np.uint8 or piece.ndim != 1 or offset + piece.size > n_bytes:
+            raise ProtocolError(f"a piece of {piece.size} bytes at {offset} is none of {n_bytes}")
+        with self._lock:
+            part = self._parts.setdefault(key, {})
+            array = part.get(name)
+            if array is None:
+                array = part[name] = np.empty(shape, dtype)
+        if array.shape != shape or array.dtype != dtype:
+            raise ProtocolError(f"{name!r} of {key} is {array.shape} {array.dtype} here")
+        if piece.size:
+            array.reshape(-1).view(np.uint8)[offset : offset + piece.size] = piece
+
+    def keep_only(self, fit_id: str, run_id: str, clock: int) -> None:
+        """Drop a fit's other checkpoints, but for later ones of the same run."""
+        with self._lock:
+            for key in list(self._parts):
+                if key.fit_id == fit_id and not (key.run_id == run_id and key.clock >= clock):
+                    del self._parts[key]
+
+    def forget(self, fit_ids: Collection[str]) -> None:
+        """Drop all of some fits."""
+        with self._lock:
+            for key in list(self._parts):
+                if key.fit_id in fit_ids:
+                    del self._parts[key]
+
+
+def _checked_form(message: Mapping[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    sizes = field_of(message, "shape", (list, tuple))
+    shape = tuple(number_of({"shape": size}, "shape") for size in sizes)
+    try:
+        dtype = np.dtype(field_of(message, "dtype", str))
+    except TypeError as error:
+        raise ProtocolError(f"there is no type {message['dtype']!r}") from error
+    if dtype.kind not in KINDS:
+        raise ProtocolError(f"an array of {dtype} is not taken")
+    return shape, dtype
+
+
+def _n_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    size = dtype.itemsize
+    for n in shape:
+        size *= n
+    return size

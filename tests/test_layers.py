@@ -21,10 +21,11 @@ MAY_IMPORT = {
     "jit": set(),
     "transport": set(),
     "store": {"transport", "jit"},
+    "checkpoint": {"store"},
     "model_parallel": {"store", "jit"},
     "data": set(),
     "lazy": {"data"},
-    "runtime": {"store", "model_parallel", "transport", "data", "results"},
+    "runtime": {"store", "checkpoint", "model_parallel", "transport", "data", "results"},
     "results": {"store"},
     "base": {"runtime", "data", "results", "store"},
     "algorithms": {

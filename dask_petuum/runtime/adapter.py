@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from distributed.comm import CommClosedError
 from distributed.protocol.serialize import Serialized, register_serialization_family
+from tornado.ioloop import PeriodicCallback
 
 from dask_petuum.exceptions import TransportError
 
@@ -28,6 +29,8 @@ __all__ = [
     "call_worker",
     "cast_to_scheduler",
     "cast_to_workers",
+    "every",
+    "last_seen",
     "on_loop",
     "remove_handlers",
     "soon",
@@ -136,6 +139,22 @@ async def broadcast(
 def soon(scheduler: Any, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
     """Run a coroutine function soon; the scheduler waits for it when it closes."""
     scheduler._ongoing_background_tasks.call_soon(function, *args)
+
+
+def every(
+    scheduler: Any, seconds: float, function: Callable[[], Coroutine[Any, Any, None]]
+) -> PeriodicCallback:
+    """Call a coroutine function every so many seconds, until it is stopped or the scheduler is."""
+    callback = PeriodicCallback(function, seconds * 1000)
+    scheduler.periodic_callbacks[f"petuum-{function.__name__}"] = callback
+    callback.start()
+    return callback
+
+
+def last_seen(scheduler: Any, address: str) -> float | None:
+    """When a worker was last heard of, seconds since the epoch; None: it is not there."""
+    worker = scheduler.workers.get(address)
+    return None if worker is None else float(worker.last_seen)
 
 
 def task_error(scheduler: Any, key: str) -> str:

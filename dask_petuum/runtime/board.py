@@ -56,6 +56,9 @@ class Board:
     stopping: bool = False
     #: Who chooses the blocks of a model-parallel run, where that is the scheduler.
     tasks: Tasks | None = None
+    #: The fit that this run is an epoch of, and the clock of its last checkpoint.
+    fit_id: str | None = None
+    saved_clock: int = -1
 
     def __post_init__(self) -> None:
         self.clocks = [0] * len(self.addresses)
@@ -127,5 +130,6 @@ class Board:
             "clocks": list(self.clocks),
             "ranks": {str(rank): status for rank, status in self.status.items()},
             "ended": self.ended,
+            "saved_clock": self.saved_clock,
             "failure": None if self.failure is None else self.failure.to_dict(),
         }

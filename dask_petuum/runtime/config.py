@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import sys
 
+from dask.utils import parse_timedelta
+
 from dask_petuum.config import get
 
-__all__ = ["shares_memory"]
+__all__ = ["lease_seconds", "save_seconds", "shares_memory"]
 
 
 def shares_memory() -> bool:
     """Whether ranks of one host may share memory: ``petuum.shared-memory``, on Linux."""
     return bool(get("shared-memory")) and sys.platform == "linux"
+
+
+def lease_seconds() -> float:
+    """For how long a worker with a rank may be silent: ``petuum.recovery.lease``, seconds.
+
+    Raises
+    ------
+    ValueError
+        Where it is below a second: Dask's workers are heard of about twice a second.
+    """
+    return _seconds("recovery.lease", 1.0)
+
+
+def save_seconds() -> float | None:
+    """Time between two checkpoints: ``petuum.checkpoint.interval``, seconds; None: no checkpoints."""
+    if get("checkpoint.interval") in (None, False):
+        return None
+    return _seconds("checkpoint.interval", 0.0)
+
+
+def _seconds(key: str, least: float) -> float:
+    value = float(parse_timedelta(get(key), default="s"))
+    if not value >= least:
+        raise ValueError(f"petuum.{key} must be at least {least} s, got {get(key)!r}")
+    return value

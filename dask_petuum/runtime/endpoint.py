@@ -147,6 +147,12 @@ class Endpoint:
         self._clock_started = now
         return waited
 
+    def cut(self) -> int:
+        """Let the clock under way be the first after a cut; return it."""
+        with self._lock:
+            self._core.cut()
+            return self._core.clock
+
     def finish(self) -> None:
         """End this rank's last clock and wait until every owner has its increments."""
         self._raise_if_interrupted()

@@ -12,10 +12,12 @@ from dask_petuum.exceptions import RunError, TableError
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.free_loop import Assignment, Done, Tasks
 from dask_petuum.runtime.interrupt import Interruption
+from dask_petuum.runtime.local_keeping import LocalKeeping
 from dask_petuum.runtime.program import Record
 from dask_petuum.runtime.shelf import Shelf
 from dask_petuum.runtime.threads import Threads
 from dask_petuum.store.local import LocalTable, LocalView
+from dask_petuum.store.owner import Cut
 from dask_petuum.store.statistics import Statistics
 
 __all__ = ["LocalContext", "partition_seed"]
@@ -43,8 +45,14 @@ class LocalContext:
         seed: int = 0,
         monitor: Monitor | None = None,
         interruption: Interruption | None = None,
+        keeping: LocalKeeping | None = None,
     ) -> None:
-        self.clock_index = 0
+        self._keeping = keeping
+        self.saved = None if keeping is None else keeping.saved
+        self.clock_index = 0 if self.saved is None else self.saved.clock
+        if self.saved is not None:
+            for table in tables.values():
+                table.begin(self.saved.rows(table.spec, 0, table.spec.n_rows), self.saved.clock)
         self._stop_requested = False
         self._tables = tables
         self._threads = threads
@@ -143,6 +151,29 @@ class LocalContext:
         """Statistics since the last call: nothing is sent and nothing waited for."""
         out: dict[str, float] = self.counts.since_last()
         return out
+
+    @property
+    def can_save(self) -> bool:
+        """Whether there is a place for checkpoints."""
+        return self._keeping is not None
+
+    @property
+    def save_requested(self) -> bool:
+        """Whether the client asked for a checkpoint: nobody does here."""
+        return False
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether the last checkpoint is not complete yet."""
+        return self._keeping is not None and not self._keeping.saver.is_idle
+
+    def save(self, arrays: Mapping[str, Array]) -> None:
+        """Save the state of the run as it is now."""
+        if self._keeping is None:
+            raise RunError("this run has no place for checkpoints")
+        blocks = [(name, 0, table.values.copy()) for name, table in self._tables.items()]
+        self._keeping.saver.put_cut(Cut(self.clock_index, blocks))
+        self._keeping.saver.put_states(self.clock_index, arrays)
 
     def report(self, record: Record) -> None:
         """Tell the caller's callbacks; they may ask for the end."""

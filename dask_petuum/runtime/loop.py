@@ -1,6 +1,7 @@
 """The loop of a data-parallel program, written once for every way of running.
 
-Clock 0 is ``start`` on every partition; clocks 1 .. n are ``step``.
+Clock 0 is ``start`` on every partition; clocks 1 .. n are ``step``. A run that goes on from a
+checkpoint begins behind the clock of that, with the states that were saved there.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dask_petuum.data import Partition
-from dask_petuum.runtime.context import Context
+from dask_petuum.runtime.context import Array, Context
 from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResult
-from dask_petuum.runtime.program import DataParallelProgram, State
+from dask_petuum.runtime.program import DataParallelProgram, Program, State
 
-__all__ = ["run_loop"]
+__all__ = ["begin_states", "run_arrays", "run_loop", "state_arrays"]
 
 
 def run_loop(
@@ -30,16 +31,19 @@ def run_loop(
     """
     ctx.defer_increments()
     metrics = Metrics(ctx, program, plan)
-    states = [program.start(ctx, partition) for partition in partitions]
-    ctx.barrier()
+    states = begin_states(ctx, program, partitions)
+    if ctx.saved is None:
+        ctx.barrier()
     stopped_by = "max_clocks"
-    for _ in range(plan.max_clocks):
+    while metrics.n_done < plan.max_clocks:
         metrics.add(_step_all(ctx, program, partitions, states))
-        ctx.clock()
+        metrics.end_clock()
         stop = metrics.update()
         if stop:
             stopped_by = stop
             break
+        if metrics.saves_now():
+            ctx.save(state_arrays(ctx, program, partitions, states) | run_arrays(ctx, metrics))
     n_clocks = metrics.n_done
     ctx.barrier()
     metrics.update()
@@ -48,6 +52,35 @@ def run_loop(
         for part, state in zip(partitions, states, strict=True)
     }
     return RankResult(outputs, metrics.history if ctx.rank == 0 else [], n_clocks, stopped_by)
+
+
+def begin_states(
+    ctx: LoopContext, program: Program, partitions: Sequence[Partition]
+) -> list[State]:
+    """Make the states of a rank's partitions: new ones, or those of the checkpoint."""
+    saved = ctx.saved
+    if saved is None:
+        return [program.start(ctx, part) for part in partitions]
+    return [program.resume(ctx, part, saved.arrays("state", part.index)) for part in partitions]
+
+
+def state_arrays(
+    ctx: LoopContext,
+    program: Program,
+    partitions: Sequence[Partition],
+    states: Sequence[State],
+) -> dict[str, Array]:
+    """Name the arrays that a checkpoint keeps of a rank's partitions."""
+    return {
+        f"state/{part.index}/{key}": values
+        for part, state in zip(partitions, states, strict=True)
+        for key, values in program.save(ctx, part, state).items()
+    }
+
+
+def run_arrays(ctx: LoopContext, metrics: Metrics, **more: Array) -> dict[str, Array]:
+    """Name the arrays that a checkpoint keeps of a rank besides."""
+    return {f"run/{ctx.rank}/{key}": v for key, v in {**metrics.state(), **more}.items()}
 
 
 def _step_all(

@@ -4,7 +4,9 @@ The metrics of a clock are rows of a table with one row a clock: they are summed
 arrive with the same bound on staleness, and cost no message of their own. So each rank can apply
 the stop rule for itself and all of them stop at the same clock: what a clock's totals decide takes
 effect some clocks later, when every rank is certain to have seen them. A callback's wish to stop
-travels in the same way, as one more column. (A run without a bound, ASP, ends rank by rank.)
+travels in the same way, as one more column, and so does rank 0's wish for a checkpoint: all ranks
+save after the same clock. (A run without a bound, ASP, ends rank by rank, and meets for each
+checkpoint.)
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import Protocol
 
 import numpy as np
 
+from dask_petuum.checkpoint.saved import Saved
+from dask_petuum.runtime.cadence import Cadence
 from dask_petuum.runtime.context import Array, Context, View
 from dask_petuum.runtime.program import Program, Record, State
 from dask_petuum.store.spec import TableSpec
@@ -25,6 +29,8 @@ __all__ = ["LoopContext", "LoopPlan", "Metrics", "RankResult", "add_metrics", "m
 METRICS_TABLE = "__metrics__"
 #: What every rank adds of its own besides the program's metrics, per clock.
 STATISTICS = ("bytes_in", "bytes_out", "waited", "reads", "lag")
+#: Clocks between two checkpoints of a run without a bound, where nobody says.
+CLOCKS_BETWEEN_MEETINGS = 50
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,18 @@ class LoopPlan:
         Clocks by which a rank may be behind: the run's largest staleness; 0 without a bound.
     homes
         Rank of each partition of the run, by number.
+    save_clocks, save_seconds
+        Clocks or seconds between two checkpoints, whichever comes first; None: no such limit.
+    bounded
+        Whether a rank may be behind by ``slack`` clocks only.
     """
 
     max_clocks: int
     slack: int = 0
     homes: Sequence[int] = (0,)
+    save_clocks: int | None = None
+    save_seconds: float | None = None
+    bounded: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,32 @@ class LoopContext(Context, Protocol):
     def report(self, record: Record) -> None:
         """Tell the client of a finished clock (rank 0 does)."""
 
+    @property
+    def saved(self) -> Saved | None:
+        """The checkpoint that the run goes on from."""
+
+    @property
+    def can_save(self) -> bool:
+        """Whether there is a place for checkpoints."""
+
+    @property
+    def save_requested(self) -> bool:
+        """Whether the client asked for a checkpoint by now."""
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether the last checkpoint is not complete yet."""
+
+    def save(self, arrays: Mapping[str, Array]) -> None:
+        """Save the state of the run as it is now, at the end of a clock; every rank does.
+
+        ``arrays`` are this rank's, besides the tables; see :mod:`dask_petuum.checkpoint.saved`.
+        """
+
 
 def metrics_table(program: Program, plan: LoopPlan) -> TableSpec:
     """Specify the table through which a program's metrics travel: one row a clock."""
-    names = (*program.metrics, *STATISTICS, "stop")
+    names = (*program.metrics, *STATISTICS, "stop", "save")
     return TableSpec(
         METRICS_TABLE,
         shape=(plan.max_clocks + 1, len(names)),
@@ -125,6 +160,10 @@ class Metrics:
         self.n_done = 0
         #: The store's clock to which each row belongs.
         self._clocks: list[int] = []
+        self._cadence = Cadence(plan, may_wish=ctx.rank == 0 and ctx.can_save)
+        self._save_after: int | None = None
+        if ctx.saved is not None:
+            self._go_on_from(ctx.saved)
 
     def add(self, totals: Mapping[str, float]) -> None:
         """Add this rank's part of the clock that is about to end; what is not named is zero."""
@@ -132,29 +171,76 @@ class Metrics:
         row = [totals.get(name, 0.0) for name in self._program.metrics]
         row += [statistics[name] for name in STATISTICS]
         row.append(float(self._ctx.stop_requested))
+        row.append(float(self._wants_to_save()))
         self.n_done += 1
         self._clocks.append(self._ctx.clock_index)
         self._view.inc(np.array([row]), at=[self.n_done])
+
+    def end_clock(self) -> None:
+        """End the clock; where ranks agree on nothing, meet for a checkpoint."""
+        if self._meets():
+            self._ctx.barrier()
+        else:
+            self._ctx.clock()
+
+    def saves_now(self) -> bool:
+        """Whether every rank saves after the clock that has ended."""
+        due = self._save_after is not None and self.n_done >= self._save_after
+        if due:
+            self._save_after = None
+            self._cadence.saved(self.n_done)
+        return due or self._meets()
+
+    def state(self) -> dict[str, Array]:
+        """What a checkpoint needs besides the table."""
+        seconds = [record["seconds"] for record in self.history] or [0.0]
+        return {"n_done": np.array([self.n_done]), "seconds": np.array(seconds)}
+
+    def _go_on_from(self, saved: Saved) -> None:
+        """Read the history anew: all its rows are complete at a cut."""
+        state = saved.arrays("run", 0)
+        self.n_done = int(state["n_done"][0])
+        seconds = state["seconds"].tolist()
+        self._clocks = [-1] * self.n_done
+        for number in range(self.n_done):
+            then = seconds[min(number, len(seconds) - 1)]
+            self._append(self._view.values[number + 1], then)
+        self._started -= seconds[-1]
+        self._save_after = None
+        self._cadence.begin_again()
+
+    def _wants_to_save(self) -> bool:
+        ctx = self._ctx
+        if ctx.rank != 0 or not ctx.can_save or not self._plan.bounded:
+            return False
+        busy = ctx.is_saving or self._save_after is not None
+        return self._cadence.is_due(self.n_done + 1, ctx.save_requested, busy)
+
+    def _meets(self) -> bool:
+        clocks = self._plan.save_clocks or CLOCKS_BETWEEN_MEETINGS
+        meets = self._ctx.can_save and not self._plan.bounded
+        return meets and self.n_done % clocks == 0
 
     def update(self) -> str | None:
         """Take in the clocks that are complete; say why to stop now, or None to go on."""
         while len(self.history) < self.n_done:
             if self._view.fresh <= self._clocks[len(self.history)]:
                 break
-            self._append(self._view.values[len(self.history) + 1])
+            seconds = time.perf_counter() - self._started
+            self._append(self._view.values[len(self.history) + 1], seconds)
         if self._ctx.n_ranks == 1 and self._ctx.stop_requested:
             return "callback"
         if self._stop_after is not None and self.n_done >= self._stop_after:
             return self._why
         return None
 
-    def _append(self, row: Array) -> None:
+    def _append(self, row: Array, seconds: float) -> None:
         totals = dict(zip(self._program.metrics, row[: self._n_metrics].tolist(), strict=True))
-        statistics = dict(zip(STATISTICS, row[self._n_metrics : -1].tolist(), strict=True))
+        statistics = dict(zip(STATISTICS, row[self._n_metrics : -2].tolist(), strict=True))
         clock = len(self.history) + 1
         reads = statistics.pop("reads")
         lag = statistics.pop("lag")
-        record: Record = {"clock": clock, "seconds": time.perf_counter() - self._started}
+        record: Record = {"clock": clock, "seconds": seconds}
         record.update(self._program.objective(totals))
         record.update(statistics)
         record["staleness"] = lag / reads if reads else 0.0
@@ -163,8 +249,10 @@ class Metrics:
             if self._program.converged(self.history):
                 self._why = "converged"
                 self._stop_after = clock + self._plan.slack
-            elif row[-1] > 0:
+            elif row[-2] > 0:
                 self._why = "callback"
                 self._stop_after = clock + self._plan.slack
+        if self._save_after is None and row[-1] > 0:
+            self._save_after = clock + self._plan.slack
         if self._ctx.rank == 0:
             self._ctx.report(record)

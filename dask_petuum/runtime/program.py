@@ -37,6 +37,21 @@ class Program(ABC):
     def start(self, ctx: Context, partition: Partition) -> State:
         """Make the state of one partition; increments made here belong to clock 0."""
 
+    def save(self, ctx: Context, partition: Partition, state: State) -> State:
+        """Give the arrays that a checkpoint keeps of one partition; by default, its state.
+
+        A program that remembers more than its states has it here, in those of some partition;
+        what can be made again from the partition need not be kept.
+        """
+        return state
+
+    def resume(self, ctx: Context, partition: Partition, saved: State) -> State:
+        """Make the state of one partition from what :meth:`save` gave, instead of :meth:`start`.
+
+        Nothing is added to tables: they are as they were, too.
+        """
+        return saved
+
     def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
         """Turn summed metrics into what the history shows. Pure."""
         return totals

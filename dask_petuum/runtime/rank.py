@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from distributed import get_worker, secede
 
+from dask_petuum.checkpoint.saved import Saved
 from dask_petuum.data import Partition
-from dask_petuum.exceptions import RunInterruptedError
+from dask_petuum.exceptions import RunInterruptedError, TransportError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.endpoint import Endpoint
@@ -148,6 +149,30 @@ class RankContext:
         out: dict[str, float] = self._endpoint.statistics.since_last()
         return out
 
+    @property
+    def saved(self) -> Saved | None:
+        """The checkpoint that the run goes on from."""
+        return self._run.saved
+
+    @property
+    def can_save(self) -> bool:
+        """Whether there is a place for checkpoints."""
+        return self._run.saver is not None
+
+    @property
+    def save_requested(self) -> bool:
+        """Whether the client asked for a checkpoint by now."""
+        return self._run.save_requested
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether the last checkpoint is not complete yet."""
+        return self._run.is_saving
+
+    def save(self, arrays: Mapping[str, Array]) -> None:
+        """Save the state of the run as it is now; every rank does, at the end of the same clock."""
+        self._run.save(arrays)
+
     def report(self, record: Record) -> None:
         """Send a finished clock's record to the client, by way of the scheduler."""
         self._cast("petuum-record", run_id=self._spec.run_id, record=record)
@@ -211,6 +236,11 @@ def run_rank(
         endpoint.finish()
         _ask(worker, "petuum_finish", run_id=spec.run_id, rank=rank)
     except RunInterruptedError:
+        raise
+    except TransportError as error:
+        # of a peer that is lost, or about to be: the run is, the program is not to blame
+        text = f"rank {rank} lost touch in clock {run.endpoint.clock_index}: {error}"
+        _ask(worker, "petuum_fail", run_id=spec.run_id, rank=rank, text=text, kind="lost")
         raise
     except BaseException:
         text = traceback.format_exc()

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from dask_petuum.checkpoint.saved import Saved
+from dask_petuum.checkpoint.saver import Saver
+from dask_petuum.exceptions import RunError
 from dask_petuum.runtime import config
 from dask_petuum.runtime.endpoint import Endpoint
+from dask_petuum.runtime.kept_parts import KeptParts
 from dask_petuum.runtime.mailbox import Array, Mailbox, decode_arrays, encode_arrays
 from dask_petuum.runtime.outbox import Outbox, Parcel
 from dask_petuum.runtime.owner_service import OwnerService
@@ -40,23 +44,48 @@ class RankRun:
         The worker.
     before
         The run whose final values this one starts with.
+    kept
+        The worker's part in checkpoints.
     """
 
     # The mutable state beside that of its parts is `_answers`: those whose arrays another rank may
     # still read here; the event loop changes it.
 
-    def __init__(self, spec: RunSpec, rank: int, node: Node, before: RankRun | None = None) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        rank: int,
+        node: Node,
+        before: RankRun | None = None,
+        kept: KeptParts | None = None,
+    ) -> None:
         identity = spec.identity(rank)
         layout = plan_layout(spec.tables, len(spec.addresses))
         ordered = spec.consistency.ordered
         self.arena = Arena() if config.shares_memory() and len(spec.addresses) > 1 else None
         empty: Allocator = np.empty if self.arena is None else self.arena.empty
-        self.owner = Owner(identity, spec.tables, layout, ordered=ordered, empty=empty)
+        first = spec.first_clock
+        self.owner = Owner(
+            identity, spec.tables, layout, ordered=ordered, empty=empty, first_clock=first
+        )
         if before is not None:
             self.owner.adopt(before.owner)
+        self.saved: Saved | None = None
+        if spec.saved is not None and kept is not None:
+            self.saved = saved = kept.open(spec)
+            tables = {table.name: table for table in spec.tables}
+            self.owner.fill(lambda name, start, stop: saved.rows(tables[name], start, stop))
         self.service = OwnerService(self.owner)
+        self.saver: Saver | None = None
+        if spec.keeping is not None and kept is not None:
+            keeper = kept.keeper(spec, rank)
+            self.saver = Saver(spec.keeping.fit_id, spec.run_id, rank, keeper)
+            self.service.on_cut = self.saver.put_cut
+        #: Whether the client asked for a checkpoint by now, and the last that is complete.
+        self.save_requested = False
+        self.kept_clock = self.saved_clock = first
         self._n_ranks = len(spec.addresses)
-        core = RankCore(identity, spec.tables, layout, spec.consistency, empty)
+        core = RankCore(identity, spec.tables, layout, spec.consistency, empty, first)
         self.transport = DaskTransport(node, spec.addresses, self.arena)
         self.endpoint = Endpoint(core, self.service, self.transport, spec.consistency)
         self.mailbox = Mailbox()
@@ -153,8 +182,29 @@ class RankRun:
             # A request that was repeated has several answers, and any of them may be read.
             kept.setdefault((kind, number), []).append(reply)
 
+    def save(self, arrays: Mapping[str, Array]) -> None:
+        """Begin a checkpoint: the shard's copy follows when all ranks have come here."""
+        if self.saver is None:
+            raise RunError("this run has no place for checkpoints")
+        self.saved_clock = self.endpoint.cut()
+        self.save_requested = False
+        self.saver.put_states(self.saved_clock, arrays)
+
+    def note_kept(self, clock: int) -> None:
+        """Note that a checkpoint is complete."""
+        self.kept_clock = max(self.kept_clock, clock)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether the last checkpoint is not complete yet."""
+        if self.saver is None or self.saver.has_failed:
+            return False
+        return self.kept_clock < self.saved_clock
+
     def close(self) -> None:
         """Let go of everything."""
+        if self.saver is not None:
+            self.saver.close()
         self.endpoint.close()
         self.outbox.close()
         self._answers.clear()

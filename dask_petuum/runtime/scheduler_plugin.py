@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from time import time
 from typing import Any
 
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from dask_petuum.runtime import adapter
+from dask_petuum.checkpoint.ledger import Ledger
+from dask_petuum.runtime import adapter, config
 from dask_petuum.runtime.board import Board, Failure
 from dask_petuum.runtime.free_loop import make_tasks
 from dask_petuum.runtime.spec import rank_of_task
@@ -31,6 +33,10 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 #: Wait for the workers' word that they have closed a run, seconds.
 CLOSE_SECONDS = 5.0
+#: Time between two looks for workers that are silent, seconds.
+LOOK_SECONDS = 0.5
+#: For how long a nanny is expected to start another worker, seconds.
+RETURN_SECONDS = 30.0
 
 
 class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
@@ -39,13 +45,17 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     name = PLUGIN_NAME
     idempotent = True
 
-    # The mutable state is `_boards`, `_changed` and `_workers`; only the scheduler's event loop
-    # changes them.
+    # The mutable state is `_boards`, `_changed`, what is known of workers, and the ledger; only the
+    # scheduler's event loop changes them.
 
     def __init__(self) -> None:
         self._boards: dict[str, Board] = {}
         self._changed: dict[str, asyncio.Event] = {}
         self._workers: dict[str, str] = {}
+        self._nannies: set[str] = set()
+        #: Workers that were lost and whose nannies start others: address, and when it was lost.
+        self._returning: dict[str, float] = {}
+        self._ledger = Ledger()
 
     def __repr__(self) -> str:
         return f"<PetuumScheduler {version()}: workers {len(self._workers)}, runs {self._boards}>"
@@ -65,6 +75,10 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum_fail": self.fail,
             "petuum_watch": self.watch,
             "petuum_stop": self.stop,
+            "petuum_save": self.save,
+            "petuum_saved": self.add_part,
+            "petuum_checkpoint": self.checkpoint,
+            "petuum_forget_fit": self.forget_fit,
             "petuum_close_run": self.close_run,
             "petuum_uninstall": self.uninstall,
         }
@@ -74,10 +88,17 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum-silent": self.note_silence,
         }
         adapter.add_handlers(scheduler, self._calls, self._casts)
+        self._watching = adapter.every(scheduler, LOOK_SECONDS, self._look_for_silent)
 
-    async def hello(self, address: str, version: str) -> dict[str, Any]:
+    async def hello(self, address: str, version: str, nanny: bool = False) -> dict[str, Any]:
         """Note an armed worker and its version."""
         self._workers[address] = version
+        if nanny:
+            self._nannies.add(address)
+        if self._returning:
+            self._returning.pop(next(iter(self._returning)))
+        for run_id in self._boards:
+            self._notify(run_id)
         return {"status": "OK"}
 
     async def status(self) -> dict[str, Any]:
@@ -87,6 +108,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "version": version(),
             "workers": dict(self._workers),
             "there": list(self._scheduler.workers),
+            "returning": len(self._returning),
+            "fits": self._ledger.fits,
             "runs": {
                 run_id: board.view(len(board.records)) for run_id, board in self._boards.items()
             },
@@ -98,13 +121,17 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         client: str,
         addresses: Sequence[str],
         machine: dict[str, Any] | None = None,
+        fit_id: str | None = None,
     ) -> dict[str, Any]:
         """Begin a run on the given workers, one rank each; ``machine``: see `loops.machine_of`."""
         missing = [a for a in addresses if a not in self._scheduler.workers]
         if missing:
             return {"status": "lost", "text": f"workers {missing} are gone"}
         tasks = None if machine is None else make_tasks(**machine)
-        self._boards[run_id] = Board(run_id, client, list(addresses), tasks=tasks)
+        board = Board(run_id, client, list(addresses), tasks=tasks, fit_id=fit_id)
+        self._boards[run_id] = board
+        if fit_id is not None:
+            self._ledger.begin(fit_id, client)
         self._changed[run_id] = asyncio.Event()
         return {"status": "OK"}
 
@@ -160,9 +187,47 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             self._notify(run_id)
         return {"status": "OK"}
 
-    async def fail(self, run_id: str, rank: int, text: str) -> dict[str, Any]:
+    async def fail(self, run_id: str, rank: int, text: str, kind: str = "error") -> dict[str, Any]:
         """Note a rank's error and end the run in all the others."""
-        self._fail(run_id, Failure("error", rank, text))
+        self._fail(run_id, Failure(kind, rank, text))
+        return {"status": "OK"}
+
+    async def save(self, run_id: str) -> dict[str, Any]:
+        """Let the ranks save after a common clock, soon."""
+        board = self._boards.get(run_id)
+        if board is not None:
+            self._cast(board, "petuum-save")
+        return {"status": "OK"}
+
+    async def add_part(
+        self, fit_id: str, run_id: str, clock: int, part: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Note a rank's part of a checkpoint; answered when the checkpoint is complete."""
+        board = self._boards.get(run_id)
+        if board is None or board.failure is not None:
+            return {"status": "gone", "text": f"run {run_id} is over"}
+        n = len(board.addresses)
+        if self._ledger.add(fit_id, part, run_id=run_id, clock=clock, n=n):
+            self._cast_to(self._workers, "petuum-complete", fit_id, run_id=run_id, clock=clock)
+            board.saved_clock = clock
+            self._notify(run_id)
+        while not self._ledger.is_complete(fit_id, run_id, clock):
+            if board.failure is not None or run_id not in self._boards:
+                return {"status": "gone", "text": f"run {run_id} is over"}
+            await self._wait(run_id, None)
+        return {"status": "OK", "checkpoint": self._ledger.newest(fit_id)}
+
+    async def checkpoint(self, fit_id: str) -> dict[str, Any]:
+        """Tell a fit's newest checkpoint that is complete, or None, and which workers are there."""
+        there = list(self._scheduler.workers)
+        return {"status": "OK", "checkpoint": self._ledger.newest(fit_id), "there": there}
+
+    async def forget_fit(self, fit_id: str) -> dict[str, Any]:
+        """Drop a fit's checkpoints, here and on all workers."""
+        if self._ledger.forget(fit_id):
+            await adapter.broadcast(
+                self._scheduler, list(self._workers), "petuum_forget", fit_ids=[fit_id]
+            )
         return {"status": "OK"}
 
     def report(
@@ -224,8 +289,11 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         sends one which nobody handles. A worker's messages come in order, so its word that it
         sends no more is the last.
         """
+        self._watching.stop()
         for run_id in list(self._boards):
             await self.close_run(run_id)
+        for fit_id in self._ledger.fits:
+            await self.forget_fit(fit_id)
         self._silent.clear()
         try:
             await asyncio.wait_for(self._silence(), CLOSE_SECONDS)
@@ -260,6 +328,10 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """End the runs that had a rank there."""
         self._workers.pop(worker, None)
+        if worker in self._nannies:
+            self._nannies.discard(worker)
+            if not str(kwargs.get("stimulus_id", "")).startswith("retire"):
+                self._returning[worker] = time()
         self._heard.set()
         for run_id, board in self._boards.items():
             if board.lose_worker(worker):
@@ -271,6 +343,30 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             if board.client == client:
                 self._fail(run_id, Failure("interrupt", -1, f"the client of run {run_id} is gone"))
                 adapter.soon(scheduler, self.close_run, run_id)
+        for fit_id in self._ledger.of_client(client):
+            adapter.soon(scheduler, self.forget_fit, fit_id)
+
+    def valid_workers_downscaling(self, scheduler: Scheduler, workers: list[Any]) -> list[Any]:
+        """Spare the workers that have a rank of a run, or rows of a session's tables."""
+        busy = {address for board in self._boards.values() for address in board.addresses}
+        return [worker for worker in workers if worker.address not in busy]
+
+    async def _look_for_silent(self) -> None:
+        """Give up workers with a rank that have not been heard of for a lease."""
+        lease, now = config.lease_seconds(), time()
+        self._returning = {a: t for a, t in self._returning.items() if now - t < RETURN_SECONDS}
+        for run_id, board in list(self._boards.items()):
+            for address in board.addresses:
+                seen = adapter.last_seen(self._scheduler, address)
+                if board.ended or seen is None or now - seen < lease:
+                    continue
+                logger.warning(
+                    "Worker %s with a rank of run %s was silent for %.1f s: it is given up",
+                    address,
+                    run_id,
+                    now - seen,
+                )
+                await self._scheduler.remove_worker(address, stimulus_id=f"petuum-lease-{now}")
 
     def _fail(self, run_id: str, failure: Failure) -> None:
         board = self._boards.get(run_id)
@@ -282,6 +378,12 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         logger.info("Run %s ends: %s", run_id, board.failure.text)
         self._cast(board, "petuum-interrupt", cause=board.failure.text)
         self._notify(run_id)
+
+    def _cast_to(
+        self, addresses: Iterable[str], operation: str, fit_id: str, **message: Any
+    ) -> None:
+        known = [address for address in addresses if address in self._scheduler.workers]
+        adapter.cast_to_workers(self._scheduler, known, operation, fit_id=fit_id, **message)
 
     def _cast(self, board: Board, operation: str, **message: Any) -> None:
         adapter.cast_to_workers(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from dask_petuum.exceptions import ProtocolError, RunError, RunInterruptedError, TransportError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.interrupt import shield_from_interrupts
+from dask_petuum.runtime.kept_parts import KeptParts
 from dask_petuum.runtime.mailbox import decode_arrays
 from dask_petuum.runtime.rank_run import RankRun
 from dask_petuum.runtime.spec import RunSpec
@@ -79,6 +80,14 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         """Add the handlers and tell the scheduler."""
         self._worker = worker
         self._runs: dict[str, RankRun] = {}
+        self.kept = KeptParts(
+            worker.address,
+            WorkerNode(worker),
+            lambda coroutine: adapter.wait_on_loop(worker, coroutine),
+            lambda operation, **message: adapter.wait_on_loop(
+                worker, adapter.call_scheduler(worker, operation, **message)
+            ),
+        )
         self._is_silent = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="petuum-owner")
         self._calls: dict[str, Callable[..., Any]] = {
@@ -89,18 +98,27 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             "petuum_block": self.block,
             "petuum_fetch": self.fetch,
             "petuum_fetched": self.fetched,
+            "petuum_keep": self.keep,
+            "petuum_kept": self.give_kept,
+            "petuum_forget": self.forget,
             "petuum_close": self.close_run,
             "petuum_be_silent": self.be_silent,
         }
         self._casts: dict[str, Callable[..., Any]] = {
             "petuum-interrupt": self.interrupt,
             "petuum-stop": self.stop,
+            "petuum-save": self.save,
+            "petuum-complete": self.note_complete,
         }
         adapter.add_handlers(worker, self._calls, self._casts)
         # only under a nanny, which ends its worker by other means; elsewhere SIGINT is its owner's
         self._unshield = shield_from_interrupts() if worker.nanny is not None else None
         await adapter.call_scheduler(
-            worker, "petuum_hello", address=worker.address, version=version()
+            worker,
+            "petuum_hello",
+            address=worker.address,
+            version=version(),
+            nanny=worker.nanny is not None,
         )
 
     def teardown(self, worker: Worker) -> None:
@@ -130,7 +148,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         if spec.after is not None and before is None:
             address = self._worker.address
             raise RunError(f"the values of the last run are gone: {address} was started again")
-        run = RankRun(spec, rank, WorkerNode(self._worker), before)
+        run = RankRun(spec, rank, WorkerNode(self._worker), before, self.kept)
         self._runs[spec.run_id] = run
         return run
 
@@ -193,6 +211,38 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         except ProtocolError as error:
             return {"status": "refused", "text": str(error)}
         return {"status": "OK"}
+
+    async def keep(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a piece of another worker's part of a checkpoint."""
+        try:
+            return self.kept.take(message)
+        except ProtocolError as error:
+            return {"status": "refused", "text": str(error)}
+
+    async def give_kept(self, message: Mapping[str, Any]) -> Any:
+        """Give a piece of a part that is kept here."""
+        try:
+            return self.kept.give(message)
+        except ProtocolError as error:
+            return {"status": "refused", "text": str(error)}
+
+    async def forget(self, fit_ids: Sequence[str]) -> dict[str, Any]:
+        """Drop the checkpoints of fits."""
+        self.kept.vault.forget(fit_ids)
+        return {"status": "OK"}
+
+    def save(self, run_id: str) -> None:
+        """Let this worker's rank ask the others for a checkpoint (one way)."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.save_requested = True
+
+    def note_complete(self, fit_id: str, run_id: str, clock: int) -> None:
+        """Drop what came before a checkpoint that is complete (one way)."""
+        self.kept.vault.keep_only(fit_id, run_id, clock)
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.note_kept(clock)
 
     async def close_run(self, run_id: str) -> dict[str, Any]:
         """Free what this worker has of a run."""

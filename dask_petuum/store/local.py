@@ -55,6 +55,11 @@ class LocalTable:
         self._views.append(view)
         return view
 
+    def begin(self, values: Any, clock: int) -> None:
+        """Start with other values, before any view, in a clock."""
+        self.values = values
+        self._clock = clock
+
     def forget_views(self) -> None:
         """Forget the views of a run that has ended."""
         self._views.clear()

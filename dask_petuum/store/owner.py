@@ -7,9 +7,9 @@ is: ``fresh``, the number of clocks that *every* rank's batches are in, bounds w
 A read that asks for more waits here ("parked"), as in Petuum's servers, and is released by the
 push that it waits for: no message to a third party lies between a push and the reads it allows.
 
-A *cut* is where a checkpoint lies: a batch that is marked with it is the first of its rank after the
-cut. It waits until every rank's batches before the cut are in, and the shard is copied then; so the
-copy holds exactly the clocks before the cut, whatever the model (Chandy and Lamport 1985,
+A *cut* is where a checkpoint lies: a batch that is marked with it is the first of its rank after
+the cut. It waits until every rank's batches before the cut are in, and the shard is copied then; so
+the copy holds exactly the clocks before the cut, whatever the model (Chandy and Lamport 1985,
 "Distributed snapshots"; the clocks are the markers).
 
 BSP needs two things more. A batch of clock c must not be seen by a slow reader that still asks for

@@ -96,7 +96,7 @@ class RankCore:
     # The mutable state is `clock`, `bound`, the views, the update log `_log` and, per owner, what
     # was heard (`_seen`, `_since`, `_inbox`, `_in_flight`). The endpoint holds a lock around calls.
 
-    def __init__(  # noqa: PLR0913 - one keyword with a default too many
+    def __init__(
         self,
         identity: Identity,
         specs: Sequence[TableSpec],

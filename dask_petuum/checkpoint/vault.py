@@ -11,13 +11,15 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from dask_petuum.checkpoint.saved import KINDS
 from dask_petuum.exceptions import CheckpointError, ProtocolError
-from dask_petuum.runtime.context import Array
-from dask_petuum.runtime.saved import KINDS
 from dask_petuum.store.messages import field_of, number_of
 
 __all__ = ["PIECE_BYTES", "PartKey", "Vault"]
+
+Array = npt.NDArray[Any]
 
 #: Bytes of an array that go in one message.
 PIECE_BYTES = 4 * 2**20

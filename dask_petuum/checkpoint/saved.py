@@ -25,15 +25,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from dask_petuum.exceptions import CheckpointError
-from dask_petuum.runtime.context import Array
 from dask_petuum.store.owner import Cut
 from dask_petuum.store.rows import is_sparse
 from dask_petuum.store.spec import TableSpec
 
 __all__ = ["Manifest", "Saved", "SavedArray", "SavedPart", "cut_arrays", "describe", "digest"]
+
+Array = npt.NDArray[Any]
 
 DIGEST_BYTES = 16
 _CSR = ("data", "indices", "indptr")
@@ -118,8 +120,8 @@ class Manifest:
         """
         try:
             parts = tuple(_part(part) for part in data["parts"])
-            texts = [_text(data[name]) for name in ("fit_id", "run_id")]
-            return cls(*texts, _count(data["clock"]), dict(data["identity"]), parts)
+            fit_id, run_id = (_text(data[name]) for name in ("fit_id", "run_id"))
+            return cls(fit_id, run_id, _count(data["clock"]), dict(data["identity"]), parts)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"this is not a checkpoint's manifest: {error!r}") from error
 
@@ -261,7 +263,7 @@ def describe(array: Array) -> SavedArray:
 def digest(array: Array) -> str:
     """Hash an array's bytes; releases the GIL."""
     flat = np.ascontiguousarray(array).reshape(-1)
-    return hashlib.blake2b(flat.view(np.uint8), digest_size=DIGEST_BYTES).hexdigest()
+    return hashlib.blake2b(flat.view(np.uint8).data, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _part(data: Mapping[str, Any]) -> SavedPart:

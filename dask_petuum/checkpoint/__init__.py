@@ -1,0 +1,1 @@
+"""Checkpoints: what one holds, who keeps it, how it becomes files. Knows nothing of Dask."""

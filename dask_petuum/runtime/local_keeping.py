@@ -1,0 +1,53 @@
+"""Checkpoints of a run in this process: files at a URL, written in a thread of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dask_petuum.checkpoint.folder import CheckpointFolder
+from dask_petuum.checkpoint.saved import Manifest, Saved, SavedPart
+from dask_petuum.checkpoint.saver import Saver
+from dask_petuum.checkpoint.vault import PartKey
+from dask_petuum.runtime.context import Array
+
+__all__ = ["LocalKeeping"]
+
+
+class LocalKeeping:
+    """The checkpoints of one run: the only rank's part and the manifest.
+
+    Parameters
+    ----------
+    folder
+        Where they are files.
+    fit_id
+        Of the fit.
+    identity
+        What a fit must agree with to go on from one of them.
+    saved
+        The checkpoint that the run goes on from.
+    """
+
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        fit_id: str,
+        identity: Mapping[str, Any],
+        saved: Saved | None = None,
+    ) -> None:
+        self.saved = saved
+        self._folder = folder
+        self._identity = identity
+        self.saver = Saver(fit_id, fit_id, 0, self)
+
+    def keep(self, key: PartKey, part: SavedPart, arrays: Mapping[str, Array]) -> SavedPart:
+        """Write the part."""
+        return replace(part, file=self._folder.write_part(key, arrays))
+
+    def report(self, key: PartKey, part: SavedPart) -> None:
+        """Write the manifest: there are no other parts."""
+        self._folder.write_manifest(
+            Manifest(key.fit_id, key.run_id, key.clock, self._identity, (part,))
+        )

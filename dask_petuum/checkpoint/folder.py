@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import fsspec
@@ -113,8 +113,8 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.url}/{path} is damaged: its digest does not fit")
         return Manifest.from_dict(body)
 
-    def usable(self) -> Iterator[Manifest]:
-        """Go through the checkpoints that are whole, the newest first; log what is wrong.
+    def usable(self, tell: Callable[[str], None]) -> Iterator[Manifest]:
+        """Go through the checkpoints that are whole, the newest first; tell what is wrong.
 
         All arrays of each are read and compared with their digests.
         """
@@ -125,6 +125,7 @@ class CheckpointFolder:
                     self._check(part)
             except CheckpointError as error:
                 logger.warning("A checkpoint is left out: %s", error)
+                tell(str(error))
             else:
                 yield manifest
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from distributed.comm import CommClosedError
+from distributed.core import Status
 from distributed.protocol.serialize import Serialized, register_serialization_family
 from tornado.ioloop import PeriodicCallback
 
@@ -31,6 +32,7 @@ __all__ = [
     "cast_to_workers",
     "every",
     "last_seen",
+    "leaves",
     "on_loop",
     "remove_handlers",
     "soon",
@@ -155,6 +157,11 @@ def last_seen(scheduler: Any, address: str) -> float | None:
     """When a worker was last heard of, seconds since the epoch; None: it is not there."""
     worker = scheduler.workers.get(address)
     return None if worker is None else float(worker.last_seen)
+
+
+def leaves(worker_state: Any) -> bool:
+    """Whether a worker has been told to retire."""
+    return bool(worker_state.status == Status.closing_gracefully)
 
 
 def task_error(scheduler: Any, key: str) -> str:

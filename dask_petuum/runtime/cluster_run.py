@@ -41,8 +41,8 @@ CALL_SECONDS = 120
 
 #: Called with each finished clock's record; True asks the run to end.
 OnRecord = Callable[[dict[str, Any]], bool]
-#: Called with the clocks of the ranks and their statistics whenever there is news.
-OnStatus = Callable[[Sequence[int], dict[str, Any]], None]
+#: Called with what the scheduler tells whenever there is news; what it raises ends the run.
+OnStatus = Callable[[dict[str, Any]], None]
 
 
 def new_run_id() -> str:
@@ -127,6 +127,10 @@ class ClusterRun:
             return sp.csr_array(sp.vstack(values, format="csr"))
         return np.concatenate(values) if len(values) > 1 else values[0]
 
+    def request_save(self) -> None:
+        """Ask the ranks for a checkpoint."""
+        self._call("petuum_save")
+
     def close(self) -> None:
         """Free what the run holds on the scheduler and the workers."""
         if self.client.status != "running":
@@ -142,6 +146,7 @@ class ClusterRun:
             client=self.client.id,
             addresses=list(self.spec.addresses),
             machine=self.machine,
+            fit_id=None if self.spec.keeping is None else self.spec.keeping.fit_id,
         )
         if reply["status"] != "OK":
             raise RankLostError(reply["text"])
@@ -178,7 +183,7 @@ class ClusterRun:
             try:
                 news = self._watch(since)
                 if on_status is not None:
-                    on_status(news["clocks"], news["ranks"])
+                    on_status(news)
                 for record in news["records"]:
                     since += 1
                     wants_end = on_record is not None and on_record(record)

@@ -8,7 +8,7 @@ from dask.utils import parse_timedelta
 
 from dask_petuum.config import get
 
-__all__ = ["lease_seconds", "save_seconds", "shares_memory"]
+__all__ = ["lease_seconds", "save_seconds", "shares_memory", "wait_seconds"]
 
 
 def shares_memory() -> bool:
@@ -28,10 +28,15 @@ def lease_seconds() -> float:
 
 
 def save_seconds() -> float | None:
-    """Time between two checkpoints: ``petuum.checkpoint.interval``, seconds; None: no checkpoints."""
+    """Time between two checkpoints: ``petuum.checkpoint.interval``, seconds; None: no limit."""
     if get("checkpoint.interval") in (None, False):
         return None
     return _seconds("checkpoint.interval", 0.0)
+
+
+def wait_seconds() -> float:
+    """How long lost workers are waited for: ``petuum.recovery.wait``, seconds."""
+    return _seconds("recovery.wait", 0.0)
 
 
 def _seconds(key: str, least: float) -> float:

@@ -9,69 +9,30 @@ depends on which it got.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from types import TracebackType
 from typing import Any, TypeVar
 
 from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
+from dask_petuum.runtime import config
+from dask_petuum.runtime.checkpoints import Checkpoints
 from dask_petuum.runtime.free_loop import make_tasks
 from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.local import LocalContext
+from dask_petuum.runtime.local_keeping import LocalKeeping, open_keeping
 from dask_petuum.runtime.loops import hidden_tables, machine_of, run_program
 from dask_petuum.runtime.metrics import LoopPlan, RankResult
-from dask_petuum.runtime.program import Program, Record, State
+from dask_petuum.runtime.options import Monitor, RunOptions, RunResult
+from dask_petuum.runtime.program import Program
 from dask_petuum.runtime.threads import Threads, count_threads
-from dask_petuum.store.consistency import Staleness
 from dask_petuum.store.local import LocalTable
 
 __all__ = ["Job", "LocalJob", "Monitor", "RunOptions", "RunResult"]
 
 R = TypeVar("R")
-#: Called with each finished clock; True asks the run to end.
-Monitor = Callable[[Record], bool]
 #: Called with (X, y, sample_weight) of a piece where it lies; raises on bad input.
 Check = Callable[[Any, Any, Any], None]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How to run a program.
-
-    Parameters
-    ----------
-    max_clocks
-        Steps at most.
-    seed
-        Root of every random stream of the run.
-    consistency
-        "bsp", "ssp", "essp" or "asp"; without meaning in this process (one rank).
-    staleness
-        Clocks that a read may lag, a range (low, high) in which each rank moves it, or "auto".
-    monitor
-        Called with the record of each finished clock; returning True ends the run.
-    """
-
-    max_clocks: int
-    seed: int = 0
-    consistency: str = "bsp"
-    staleness: Staleness = 0
-    monitor: Monitor | None = None
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run leaves: tables after its last clock, outputs by partition, history, blocks."""
-
-    tables: Mapping[str, Any]
-    outputs: Sequence[State]
-    history: list[Record] = field(default_factory=list)
-    n_clocks: int = 0
-    stopped_by: str = "max_clocks"
-    blocks: Sequence[Mapping[str, Any]] = ()
-    #: The most bytes of moving blocks that each rank held at a time.
-    block_bytes: Sequence[int] = ()
 
 
 class Job(ABC):
@@ -155,11 +116,27 @@ class LocalJob(Job):
 
     def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program here: one rank, the tables in this process."""
-        plan = LoopPlan(options.max_clocks, homes=(0,) * len(self._partitions))
+        checkpoints = Checkpoints(program, options, [size.n_rows for size in self.sizes])
+        with open_keeping(checkpoints) as keeping:
+            result = self._run(program, options, keeping)
+        checkpoints.end(result)
+        return result
+
+    def _run(
+        self, program: Program, options: RunOptions, keeping: LocalKeeping | None
+    ) -> RunResult:
+        plan = LoopPlan(
+            options.max_clocks,
+            homes=(0,) * len(self._partitions),
+            save_clocks=options.save_clocks,
+            save_seconds=None if keeping is None else config.save_seconds(),
+        )
         specs = [*program.tables(), *hidden_tables(program, plan)]
         tables = {spec.name: LocalTable(spec) for spec in specs}
         with Interruption() as interruption:
-            ctx = LocalContext(tables, self._threads, options.seed, options.monitor, interruption)
+            ctx = LocalContext(
+                tables, self._threads, options.seed, options.monitor, interruption, keeping
+            )
             machine = machine_of(program, len(self._partitions))
             ctx.tasks = None if machine is None else make_tasks(**machine)
             result: RankResult = run_program(ctx, program, self._partitions, plan)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +12,26 @@ from dask_petuum.checkpoint.folder import CheckpointFolder
 from dask_petuum.checkpoint.saved import Manifest, Saved, SavedPart
 from dask_petuum.checkpoint.saver import Saver
 from dask_petuum.checkpoint.vault import PartKey
+from dask_petuum.runtime.checkpoints import Checkpoints
 from dask_petuum.runtime.context import Array
 
-__all__ = ["LocalKeeping"]
+__all__ = ["LocalKeeping", "open_keeping"]
+
+
+@contextmanager
+def open_keeping(checkpoints: Checkpoints) -> Iterator[LocalKeeping | None]:
+    """Keep a run's checkpoints while the ``with`` block lasts; gives None where there are none."""
+    if checkpoints.folder is None:
+        yield None
+        return
+    manifest = checkpoints.to_resume()
+    checkpoints.begin()
+    saved = None if manifest is None else Saved(manifest, checkpoints.folder.fetch)
+    keeping = LocalKeeping(checkpoints.folder, uuid.uuid4().hex[:16], checkpoints.identity, saved)
+    try:
+        yield keeping
+    finally:
+        keeping.saver.wait()
 
 
 class LocalKeeping:

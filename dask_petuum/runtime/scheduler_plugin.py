@@ -252,7 +252,10 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             return {"status": "gone", "text": f"there is no run {run_id}"}
         if len(board.records) <= since and not board.ended:
             await self._wait(run_id, POLL_SECONDS)
-        return {"status": "OK", **board.view(since)}
+        workers = self._scheduler.workers
+        leaving = [a for a in self._workers if a in workers and adapter.leaves(workers[a])]
+        armed = [address for address in self._workers if address in workers]
+        return {"status": "OK", **board.view(since), "workers": armed, "leaving": leaving}
 
     async def stop(self, run_id: str, hard: bool) -> dict[str, Any]:
         """Let all ranks end: at a common clock, or (hard) wherever they wait."""

@@ -20,8 +20,8 @@ put together from whatever blocks they were saved in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,14 @@ class Manifest:
             for part in self.parts
             for array in part.arrays.values()
         )
+
+    def held_by(self, there: Collection[str]) -> Manifest:
+        """The same, without the holders that are gone: asking them would take a timeout each."""
+        parts = tuple(
+            replace(part, holders=tuple(a for a in part.holders if a in there))
+            for part in self.parts
+        )
+        return replace(self, parts=parts)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for a message or JSON."""

@@ -170,7 +170,7 @@ class ClusterFit:
         """Get ready for the next epoch after a loss, or raise the error."""
         while True:
             newest = self._checkpoint_of(error)
-            progress = newest is not None and newest != self._saved
+            progress = _place_of(newest) != _place_of(self._saved)
             self._n_losses = 1 if progress else self._n_losses + 1
             self._saved = newest
             limit = int(get("recovery.attempts"))
@@ -218,13 +218,14 @@ class ClusterFit:
         if found is None:
             return self._saved_in_files() if self._checkpoints.url else self._saved
         manifest = Manifest.from_dict({**found, "identity": dict(self._checkpoints.identity)})
-        there = set(reply["there"])
-        lost = [p for p in manifest.parts if not there & set(p.holders) and p.file is None]
+        within_reach = manifest.held_by(reply["there"])
+        lost = [part for part in within_reach.parts if not part.holders and part.file is None]
         if not lost:
-            return manifest
+            return within_reach
         if self._checkpoints.url:
             return self._saved_in_files()
-        parts = ", ".join(f"{part.rank} ({' and '.join(part.holders)})" for part in lost)
+        kept = {part.rank: " and ".join(part.holders) for part in manifest.parts}
+        parts = ", ".join(f"{part.rank} ({kept[part.rank]})" for part in lost)
         raise RankLostError(
             f"{error}; the checkpoint at clock {manifest.clock} was lost with the workers that "
             f"kept the parts of ranks {parts}. With checkpoint=URL it would be in files, too"
@@ -267,6 +268,10 @@ class ClusterFit:
             )
         except TransportError as error:
             logger.warning("The checkpoints of fit %s stay: %s", self._fit_id, error)
+
+
+def _place_of(manifest: Manifest | None) -> tuple[str, int] | None:
+    return None if manifest is None else (manifest.run_id, manifest.clock)
 
 
 def _loop(

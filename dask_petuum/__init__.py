@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dask_petuum.algorithms.softmax_regression import SoftmaxRegression
     from dask_petuum.data import open_dataset
     from dask_petuum.exceptions import (
+        CheckpointError,
         PetuumError,
         ProtocolError,
         RankError,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     )
     from dask_petuum.model_parallel import Priority, Random, Rotation, RoundRobin
     from dask_petuum.runtime.block_program import BlockSpec, ModelParallelProgram
-    from dask_petuum.runtime.job import RunOptions
+    from dask_petuum.runtime.options import RunOptions
     from dask_petuum.runtime.program import DataParallelProgram
     from dask_petuum.runtime.session import connect, disarm
     from dask_petuum.runtime.where import open_job
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LDA",
     "BlockSpec",
+    "CheckpointError",
     "DataParallelProgram",
     "ElasticNet",
     "KMeans",
@@ -84,7 +86,7 @@ _HOMES = {
     "exceptions": tuple(name for name in __all__ if name.endswith("Error")),
     "model_parallel": ("Priority", "Random", "Rotation", "RoundRobin"),
     "runtime.block_program": ("BlockSpec", "ModelParallelProgram"),
-    "runtime.job": ("RunOptions",),
+    "runtime.options": ("RunOptions",),
     "runtime.program": ("DataParallelProgram",),
     "runtime.session": ("connect", "disarm"),
     "runtime.where": ("open_job",),

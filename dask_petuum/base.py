@@ -37,6 +37,7 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
     verbose: int = 0
     consistency: str = "bsp"
     staleness: Staleness = 0
+    checkpoint: str | None = None
     history_: list[Record]
 
     @property
@@ -61,10 +62,12 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
         *,
         check: Check | None = None,
         dtype: Any = None,
+        resume: str | None = None,
     ) -> Job:
         """Cut the data by rows and open a job where this estimator is to run.
 
-        ``check`` is called with (X, y, sample_weight) of each piece where it lies.
+        ``check`` is called with (X, y, sample_weight) of each piece where it lies; ``resume`` is
+        the URL of checkpoints to go on from.
         """
         dataset = open_dataset(X, y, sample_weight)
         return open_job(
@@ -74,6 +77,8 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
             check=check,
             dtype=dtype,
             n_jobs=self.n_jobs,
+            checkpoint=self.checkpoint,
+            resume=resume,
         )
 
     def _seed(self, random_state: Any) -> int:

@@ -1,11 +1,13 @@
 """The files of a run's checkpoints, as the process that started it sees them.
 
 One URL belongs to one fit at a time: a new fit does not begin where the checkpoints of another lie,
-it goes on from them or is told so. A fit that has ended well leaves none.
+it goes on from them or is told so. The runs of a fit have a folder each below it. A run that has
+ended well leaves none.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,59 @@ from dask_petuum.exceptions import CheckpointError
 from dask_petuum.runtime.options import RunOptions, RunResult
 from dask_petuum.runtime.program import Program
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "Place", "identity_of"]
+
+#: Runs of a fit that are looked for behind one without checkpoints.
+N_RUNS = 16
+
+
+class Place:
+    """Where a fit's checkpoints are files.
+
+    Parameters
+    ----------
+    checkpoint
+        A URL, or None.
+    resume
+        The URL that the fit goes on from, or None.
+
+    Raises
+    ------
+    ValueError
+        Where they name different places.
+    """
+
+    # The mutable state is the number of runs that were given a folder, and what they found.
+
+    def __init__(self, checkpoint: str | None = None, resume: str | None = None) -> None:
+        if resume is not None and checkpoint not in (None, resume):
+            raise ValueError(
+                f"resume={resume!r} and checkpoint={checkpoint!r} must be the same place: a fit "
+                "goes on where its checkpoints are"
+            )
+        found = resume if checkpoint is None else checkpoint
+        self.url = None if found is None else os.fspath(found).rstrip("/")
+        self.resumes = resume is not None
+        self._n_runs = 0
+        #: Whether a run of the fit has gone on from a checkpoint; whether one found the place free.
+        self.has_resumed = False
+        self.has_begun = False
+
+    def __repr__(self) -> str:
+        return f"<Place {self.url}>"
+
+    def next_url(self) -> str | None:
+        """The folder of the fit's next run."""
+        self._n_runs += 1
+        return None if self.url is None else self._url_of(self._n_runs - 1)
+
+    def holds_any(self) -> bool:
+        """Whether there is a checkpoint of a later run of the fit."""
+        later = range(self._n_runs, self._n_runs + N_RUNS)
+        return any(CheckpointFolder(self._url_of(number)).names() for number in later)
+
+    def _url_of(self, number: int) -> str:
+        return f"{self.url}/run-{number:04d}"
 
 
 class Checkpoints:
@@ -23,29 +77,17 @@ class Checkpoints:
 
     Parameters
     ----------
-    program, options
-        Of the run.
-    n_rows
-        Of each partition.
-
-    Raises
-    ------
-    ValueError
-        Where ``resume`` and ``checkpoint`` name different places.
+    place
+        Of the fit.
+    identity
+        See `identity_of`.
     """
 
-    def __init__(self, program: Program, options: RunOptions, n_rows: Sequence[int]) -> None:
-        checkpoint = options.checkpoint or None
-        if options.resume and checkpoint not in (None, options.resume):
-            raise ValueError(
-                f"resume={options.resume!r} and checkpoint={checkpoint!r} must be the same place: "
-                "a fit goes on where its checkpoints are"
-            )
-        place = options.resume or checkpoint
-        self.url: str | None = None if place is None else str(place)
-        self._resumes = options.resume is not None
+    def __init__(self, place: Place, identity: Mapping[str, Any]) -> None:
+        self._place = place
+        self.url = place.next_url()
         self._folder = None if self.url is None else CheckpointFolder(self.url)
-        self.identity = identity_of(program, options, n_rows)
+        self.identity = identity
 
     def __repr__(self) -> str:
         return f"<Checkpoints at {self.url}>"
@@ -63,7 +105,14 @@ class Checkpoints:
         CheckpointError
             Where there is none that is whole, or it is of another fit.
         """
-        return self.newest() if self._resumes else None
+        if not self._place.resumes or self._folder is None:
+            return None
+        if self._folder.names():
+            self._place.has_resumed = True
+            return self.newest()
+        if self._place.has_resumed or self._place.holds_any():
+            return None  # it is of another of the fit's runs
+        raise CheckpointError(f"there is no checkpoint to go on from at {self._place.url}")
 
     def newest(self) -> Manifest:
         """The newest checkpoint that is whole.
@@ -96,10 +145,14 @@ class Checkpoints:
         CheckpointError
             Where checkpoints of another fit are.
         """
-        if self._folder is not None and not self._resumes and self._folder.names():
+        if self._folder is None or self._place.resumes or self._place.has_begun:
+            return
+        self._place.has_begun = True
+        if self._folder.names() or self._place.holds_any():
+            url = self._place.url
             raise CheckpointError(
-                f"there are checkpoints of a fit at {self.url}: go on from them with "
-                f"fit(..., resume={self.url!r}), remove them, or choose another place"
+                f"there are checkpoints of a fit at {url}: go on from them with "
+                f"fit(..., resume={url!r}), remove them, or choose another place"
             )
 
     def end(self, result: RunResult) -> None:

@@ -51,6 +51,11 @@ class ClusterFit:
         The job's; placed anew after a loss.
     program, options
         What to run, and how.
+    checkpoints
+        Where they are files, if anywhere.
+
+    Attributes
+    ----------
     n_jobs
         Threads of each rank, as the estimators' parameter.
     """
@@ -64,18 +69,18 @@ class ClusterFit:
         partitions: PlacedPartitions,
         program: Program,
         options: RunOptions,
-        n_jobs: int | None,
+        checkpoints: Checkpoints,
     ) -> None:
         self._client = client
         self._partitions = partitions
         self._program = program
         self._options = options
-        self._n_jobs = n_jobs
+        self.n_jobs: int | None = None
         self._consistency = Consistency.parse(options.consistency, options.staleness)
         check_consistency(program, self._consistency)
         self._told = _Told(options.monitor)
         self._fit_id = new_run_id()
-        self._checkpoints = Checkpoints(program, options, [s.n_rows for s in partitions.sizes])
+        self._checkpoints = checkpoints
         self._epoch = 0
         self._saved: Manifest | None = None
         self._n_losses = 0
@@ -112,18 +117,18 @@ class ClusterFit:
     def _attempt(self) -> RunResult:
         """Run one epoch."""
         addresses = self._partitions.addresses
-        seconds = None if self._options.checkpoint is False else config.save_seconds()
+        seconds, clocks = config.save_seconds(), config.save_clocks(self._options.save_clocks)
         plan = LoopPlan(
             self._options.max_clocks,
             self._consistency.high,
             self._partitions.ranks,
-            save_clocks=self._options.save_clocks,
+            save_clocks=clocks,
             save_seconds=seconds,
             bounded=self._consistency.bounded,
         )
         hidden = hidden_tables(self._program, plan)
         tables = (*self._program.tables(), *hidden)
-        keeping = self._keeping(addresses, seconds)
+        keeping = self._keeping(addresses, saves=seconds is not None or clocks is not None)
         membership = Membership(self._partitions, keeping is not None)
         spec = RunSpec(
             f"{self._fit_id}.{self._epoch}",
@@ -131,7 +136,7 @@ class ClusterFit:
             tables,
             self._consistency,
             self._options.seed,
-            n_threads(self._client, self._n_jobs, addresses),
+            n_threads(self._client, self.n_jobs, addresses),
             epoch=self._epoch,
             keeping=keeping,
             saved=self._saved,
@@ -152,9 +157,9 @@ class ClusterFit:
             run.close()
         return _merged([result for result, _ in results], values, run.interrupted)
 
-    def _keeping(self, addresses: Sequence[str], seconds: float | None) -> Keeping | None:
+    def _keeping(self, addresses: Sequence[str], saves: bool) -> Keeping | None:
         """Where this epoch's checkpoints go; None: nowhere."""
-        if seconds is None and self._options.save_clocks is None and self._saved is None:
+        if not saves and self._saved is None:
             return None
         others = [a for a in self._armed() if a not in addresses]
         ring = [*addresses, *others[:1]] if len(addresses) == 1 else list(addresses)

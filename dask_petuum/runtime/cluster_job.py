@@ -11,6 +11,7 @@ from distributed import Client
 from dask_petuum.config import get
 from dask_petuum.data import Dataset, Partition, PieceSize
 from dask_petuum.exceptions import RankLostError
+from dask_petuum.runtime.checkpoints import Checkpoints, Place, identity_of
 from dask_petuum.runtime.cluster_fit import ClusterFit
 from dask_petuum.runtime.cluster_partitions import PlacedPartitions, key_of
 from dask_petuum.runtime.cluster_tasks import gather_pinned
@@ -46,6 +47,9 @@ class ClusterJob(Job):
         Threads of each rank; None or -1: those of its worker; -2: all of these but one, and so
         on, as in joblib, counted by the worker with the fewest where they differ.
 
+    place
+        Where checkpoints are files; None: they are in the workers' memory only.
+
     Raises
     ------
     ValueError
@@ -60,10 +64,12 @@ class ClusterJob(Job):
         check: Check | None = None,
         dtype: Any = None,
         n_jobs: int | None = None,
+        place: Place | None = None,
     ) -> None:
         self._client = client
         check_n_jobs(n_jobs)
         self._n_jobs = n_jobs
+        self._place = place or Place()
         self._partitions = self._persist(lambda: PlacedPartitions(client, dataset, check, dtype))
         self.sizes: Sequence[PieceSize] = self._partitions.sizes
 
@@ -77,7 +83,11 @@ class ClusterJob(Job):
 
     def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program in all ranks; go on after losses."""
-        return ClusterFit(self._client, self._partitions, program, options, self._n_jobs).run()
+        identity = identity_of(program, options, [size.n_rows for size in self.sizes])
+        checkpoints = Checkpoints(self._place, identity)
+        fit = ClusterFit(self._client, self._partitions, program, options, checkpoints)
+        fit.n_jobs = self._n_jobs
+        return fit.run()
 
     def close(self) -> None:
         """Let go of the partitions."""

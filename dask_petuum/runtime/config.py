@@ -8,7 +8,7 @@ from dask.utils import parse_timedelta
 
 from dask_petuum.config import get
 
-__all__ = ["lease_seconds", "save_seconds", "shares_memory", "wait_seconds"]
+__all__ = ["lease_seconds", "save_clocks", "save_seconds", "shares_memory", "wait_seconds"]
 
 
 def shares_memory() -> bool:
@@ -25,6 +25,20 @@ def lease_seconds() -> float:
         Where it is below a second: Dask's workers are heard of about twice a second.
     """
     return _seconds("recovery.lease", 1.0)
+
+
+def save_clocks(given: int | None = None) -> int | None:
+    """Clocks between two checkpoints: as given, or ``petuum.checkpoint.clocks``; None: no limit.
+
+    Raises
+    ------
+    ValueError
+        Where it is no whole number of at least 1.
+    """
+    value = get("checkpoint.clocks", override_with=given)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"petuum.checkpoint.clocks must be a whole number >= 1, got {value!r}")
+    return value
 
 
 def save_seconds() -> float | None:

@@ -17,9 +17,10 @@ from dask_petuum.data import Partition
 from dask_petuum.model_parallel import Machine, rotation
 from dask_petuum.runtime.block_program import Batch, ModelParallelProgram
 from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.loop import begin_states, run_arrays, state_arrays
 from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResult, add_metrics
 from dask_petuum.runtime.program import State
-from dask_petuum.runtime.rotation_loop import block_seeds, visit
+from dask_petuum.runtime.rotation_loop import begin_block, block_arrays, block_seeds, visit
 from dask_petuum.runtime.shelf import Shelf
 
 __all__ = ["Assignment", "Done", "FreeContext", "Tasks", "make_tasks", "run_free"]
@@ -109,22 +110,31 @@ def run_free(
     rotation.check_sizes(len(specs), len(plan.homes))
     metrics = Metrics(ctx, program, plan)
     parts = {part.index: part for part in partitions}
-    states = {part.index: program.start(ctx, part) for part in partitions}
+    begun = begin_states(ctx, program, partitions)
+    states = {part.index: state for part, state in zip(partitions, begun, strict=True)}
     for block, spec in enumerate(specs):
         if plan.homes[rotation.home(block, len(specs), len(plan.homes))] == ctx.rank:
-            ctx.shelf.put(block, spec.begin())
-    ctx.barrier()
+            ctx.shelf.put(block, begin_block(ctx, block, spec))
+    if ctx.saved is None:
+        ctx.barrier()
     stopped_by = "max_clocks"
-    for number in range(plan.max_clocks):
-        totals = _run_pass(ctx, program, parts, states, plan.homes, number)
+    first = metrics.n_done  # the machine counts passes from where it began
+    while (number := metrics.n_done) < plan.max_clocks:
+        totals = _run_pass(ctx, program, parts, states, plan.homes, (number, number - first))
         for part in partitions:
             add_metrics(totals, program.measure(ctx, part, states[part.index]))
         metrics.add(totals)
-        ctx.clock()
+        metrics.end_clock()
         stop = metrics.update()
         if stop:
             stopped_by = stop
             break
+        if metrics.saves_now():
+            # everybody must have come here: a rank that is a pass ahead takes blocks away
+            ctx.barrier()
+            arrays = state_arrays(ctx, program, partitions, [*states.values()])
+            ctx.save(arrays | block_arrays(ctx.shelf.look()) | run_arrays(ctx, metrics))
+            ctx.barrier()
     n_clocks = metrics.n_done
     ctx.barrier()
     metrics.update()
@@ -139,12 +149,13 @@ def _run_pass(
     parts: Mapping[int, Partition],
     states: Mapping[int, State],
     homes: Sequence[int],
-    number: int,
+    numbers: tuple[int, int],
 ) -> dict[str, float]:
+    """One pass: its number in the run, and in the machine's count."""
     totals = dict.fromkeys(program.metrics, 0.0)
     done: Done | None = None
     while True:
-        task = ctx.next_task(number, list(parts), done)
+        task = ctx.next_task(numbers[1], list(parts), done)
         if task is None:
             return totals
         part, block = parts[task.partition], task.block
@@ -153,7 +164,7 @@ def _run_pass(
         else:
             values = ctx.fetch_block(homes[task.source], block, task.task)
         began = time.perf_counter()
-        batch = Batch((block,), (values,), number, block_seeds(ctx, part, block))
+        batch = Batch((block,), (values,), numbers[0], block_seeds(ctx, part, block))
         add_metrics(totals, visit(ctx, program, part, states[part.index], batch))
         ctx.shelf.put(block, values)
         done = task.task, time.perf_counter() - began

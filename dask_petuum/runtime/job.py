@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
 from dask_petuum.runtime import config
-from dask_petuum.runtime.checkpoints import Checkpoints
+from dask_petuum.runtime.checkpoints import Checkpoints, Place, identity_of
 from dask_petuum.runtime.free_loop import make_tasks
 from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.local import LocalContext
@@ -92,6 +92,8 @@ class LocalJob(Job):
         Type that the partitions' values get (None: as they are).
     n_jobs
         Threads; see :func:`dask_petuum.runtime.threads.count_threads`.
+    place
+        Where checkpoints are files; None: there are none.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class LocalJob(Job):
         check: Check | None = None,
         dtype: Any = None,
         n_jobs: int | None = None,
+        place: Place | None = None,
     ) -> None:
+        self._place = place or Place()
         self._threads = Threads(count_threads(n_jobs))
         pieces = [_computed(piece, dataset.is_lazy) for piece in dataset.pieces()]
         self.sizes = [measure(piece, check) for piece in pieces]
@@ -116,7 +120,8 @@ class LocalJob(Job):
 
     def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program here: one rank, the tables in this process."""
-        checkpoints = Checkpoints(program, options, [size.n_rows for size in self.sizes])
+        identity = identity_of(program, options, [size.n_rows for size in self.sizes])
+        checkpoints = Checkpoints(self._place, identity)
         with open_keeping(checkpoints) as keeping:
             result = self._run(program, options, keeping)
         checkpoints.end(result)
@@ -128,7 +133,7 @@ class LocalJob(Job):
         plan = LoopPlan(
             options.max_clocks,
             homes=(0,) * len(self._partitions),
-            save_clocks=options.save_clocks,
+            save_clocks=config.save_clocks(options.save_clocks),
             save_seconds=None if keeping is None else config.save_seconds(),
         )
         specs = [*program.tables(), *hidden_tables(program, plan)]

@@ -31,13 +31,9 @@ class RunOptions:
         Clocks that a read may lag, a range (low, high) in which each rank moves it, or "auto".
     monitor
         Called with the record of each finished clock; returning True ends the run.
-    checkpoint
-        A URL at which checkpoints are files; None: on a cluster they are kept in the memory of its
-        workers; False: there are none, and a loss is met with the start.
     save_clocks
-        Clocks between two checkpoints, besides ``petuum.checkpoint.interval``.
-    resume
-        A URL whose newest checkpoint the run goes on from.
+        Clocks between two checkpoints; None: the setting ``petuum.checkpoint.clocks``, by default
+        no limit but that of time, ``petuum.checkpoint.interval``.
     """
 
     max_clocks: int
@@ -45,9 +41,7 @@ class RunOptions:
     consistency: str = "bsp"
     staleness: Staleness = 0
     monitor: Monitor | None = None
-    checkpoint: str | bool | None = None
     save_clocks: int | None = None
-    resume: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,18 @@ from dask_petuum.exceptions import ProtocolError
 from dask_petuum.model_parallel import rotation
 from dask_petuum.runtime.block_program import Batch, BlockSpec, ModelParallelProgram
 from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.loop import begin_states, run_arrays, state_arrays
 from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResult, add_metrics
 from dask_petuum.runtime.program import State
 
-__all__ = ["RotationContext", "block_seeds", "run_rotation", "visit"]
+__all__ = [
+    "RotationContext",
+    "begin_block",
+    "block_arrays",
+    "block_seeds",
+    "run_rotation",
+    "visit",
+]
 
 
 class RotationContext(LoopContext, Protocol):
@@ -58,11 +66,13 @@ def run_rotation(
     specs = program.blocks()
     rotation.check_sizes(len(specs), len(plan.homes))
     metrics = Metrics(ctx, program, plan)
-    states = {part.index: program.start(ctx, part) for part in partitions}
-    ring = _Ring(ctx, specs, plan.homes)
-    ctx.barrier()
+    begun = begin_states(ctx, program, partitions)
+    states = {part.index: state for part, state in zip(partitions, begun, strict=True)}
+    ring = _Ring(ctx, specs, plan.homes, metrics.n_done)
+    if ctx.saved is None:
+        ctx.barrier()
     stopped_by = "max_clocks"
-    for number in range(plan.max_clocks):
+    while (number := metrics.n_done) < plan.max_clocks:
         totals = dict.fromkeys(program.metrics, 0.0)
         for part, block in _cells(partitions, ring.n_blocks, len(plan.homes)):
             values = ring.take(block, part.index, number)
@@ -72,11 +82,15 @@ def run_rotation(
         for part in partitions:
             add_metrics(totals, program.measure(ctx, part, states[part.index]))
         metrics.add(totals)
-        ctx.clock()
+        metrics.end_clock()
         stop = metrics.update()
         if stop:
             stopped_by = stop
             break
+        if metrics.saves_now():
+            arrays = state_arrays(ctx, program, partitions, [*states.values()])
+            arrays |= block_arrays(ring.at_home(metrics.n_done, keep=True))
+            ctx.save(arrays | run_arrays(ctx, metrics))
     n_clocks = metrics.n_done
     ctx.barrier()
     metrics.update()
@@ -84,6 +98,20 @@ def run_rotation(
     outputs = {part.index: program.finish(ctx, part, states[part.index]) for part in partitions}
     history = metrics.history if ctx.rank == 0 else []
     return RankResult(outputs, history, n_clocks, stopped_by, blocks, ring.peak)
+
+
+def block_arrays(blocks: Mapping[int, Mapping[str, Array]]) -> dict[str, Array]:
+    """Name the arrays that a checkpoint keeps of blocks."""
+    return {
+        f"block/{block}/{key}": values
+        for block, arrays in blocks.items()
+        for key, values in arrays.items()
+    }
+
+
+def begin_block(ctx: LoopContext, block: int, spec: BlockSpec) -> dict[str, Array]:
+    """Make the arrays of a block: as it begins, or as the checkpoint has it."""
+    return spec.begin() if ctx.saved is None else ctx.saved.arrays("block", block)
 
 
 def block_seeds(ctx: LoopContext, partition: Partition, block: int) -> np.random.SeedSequence:
@@ -118,7 +146,7 @@ class _Ring:
     """
 
     def __init__(
-        self, ctx: RotationContext, specs: Sequence[BlockSpec], homes: Sequence[int]
+        self, ctx: RotationContext, specs: Sequence[BlockSpec], homes: Sequence[int], number: int
     ) -> None:
         self._ctx = ctx
         self._homes = homes
@@ -134,7 +162,8 @@ class _Ring:
         for block, spec in enumerate(specs):
             first = rotation.home(block, self.n_blocks, len(homes))
             if homes[first] == ctx.rank:
-                self._here[block, 0] = spec.begin()
+                key = block, self._stamp(block, first, number)
+                self._here[key] = begin_block(ctx, block, spec)
 
     def take(self, block: int, partition: int, number: int) -> dict[str, Array]:
         """Take the block for a partition's visit in a pass."""
@@ -166,14 +195,16 @@ class _Ring:
         else:
             self._ctx.send_block(self._homes[following], following, block, stamp, values)
 
-    def at_home(self, number: int) -> dict[int, dict[str, Array]]:
-        """Take the blocks that would begin the next pass here."""
+    def at_home(self, number: int, keep: bool = False) -> dict[int, dict[str, Array]]:
+        """Take the blocks that begin the next pass here; or look at them, as soon as they come."""
         n = len(self._homes)
         out = {}
         for block in range(self.n_blocks):
             first = rotation.home(block, self.n_blocks, n)
             if self._homes[first] == self._ctx.rank:
                 out[block] = self.take(block, first, number)
+                if keep:
+                    self._here[block, self._stamp(block, first, number)] = out[block]
         return out
 
 

@@ -44,6 +44,11 @@ class Shelf:
             blocks, self._blocks = self._blocks, {}
             return blocks
 
+    def look(self) -> dict[int, dict[str, Array]]:
+        """Look at the blocks that are here."""
+        with self._lock:
+            return dict(self._blocks)
+
     def give(self, block: int, task: int, encode: Any) -> Mapping[str, Any]:
         """Give a block away for a task; asked again, the same again.
 

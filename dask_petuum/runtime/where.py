@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from dask_petuum.data import Dataset
+from dask_petuum.runtime.checkpoints import Place
 from dask_petuum.runtime.job import Check, Job, LocalJob
 
 __all__ = ["find_client", "open_job"]
@@ -47,7 +48,7 @@ def find_client(scheduler: str | None, client: Any = None) -> Any:
     return client_of(scheduler)
 
 
-def open_job(
+def open_job(  # noqa: PLR0913 - keywords with defaults
     dataset: Dataset,
     *,
     scheduler: str | None = None,
@@ -55,11 +56,23 @@ def open_job(
     check: Check | None = None,
     dtype: Any = None,
     n_jobs: int | None = None,
+    checkpoint: str | None = None,
+    resume: str | None = None,
 ) -> Job:
-    """Open a job where it is to run; see :func:`find_client`."""
+    """Open a job where it is to run; see :func:`find_client`.
+
+    Parameters
+    ----------
+    checkpoint
+        A folder's URL (anything that fsspec opens) at which the job's checkpoints are files. None:
+        on a cluster they are in the memory of its workers, in this process there are none.
+    resume
+        Such a URL, whose newest checkpoint the job's run goes on from.
+    """
+    place = Place(checkpoint, resume)
     found = find_client(scheduler, client)
     if found is None:
-        return LocalJob(dataset, check=check, dtype=dtype, n_jobs=n_jobs)
+        return LocalJob(dataset, check=check, dtype=dtype, n_jobs=n_jobs, place=place)
     from dask_petuum.runtime.cluster_job import ClusterJob
 
-    return ClusterJob(found, dataset, check=check, dtype=dtype, n_jobs=n_jobs)
+    return ClusterJob(found, dataset, check=check, dtype=dtype, n_jobs=n_jobs, place=place)

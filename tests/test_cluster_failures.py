@@ -13,6 +13,7 @@ import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -273,11 +274,14 @@ def numbers(ctx, number):
 def test_a_worker_that_dies_between_data_and_run(client):
     X, y = make_data()
     with ClusterJob(client, open_dataset(X, y)) as job:
-        lost = kill_worker(client)
-        with pytest.raises(RankLostError, match=lost):
-            job.run(LeastSquares(5, 400), RunOptions(max_clocks=3))
-        with pytest.raises(RunError):
-            job.map(numbers)
+        kill_worker(client)
+        assert job.run(LeastSquares(5, 400), RunOptions(max_clocks=3)).n_clocks == 3
+        kill_worker(client)
+        assert sum(job.map(n_rows_of)) == 400
+
+
+def n_rows_of(partition):
+    return partition.n_rows
 
 
 def test_a_worker_that_dies_before_its_rank_is_there(client, monkeypatch):
@@ -294,7 +298,7 @@ def test_a_worker_that_dies_before_its_rank_is_there(client, monkeypatch):
 
 def test_a_worker_that_dies_while_its_data_come(client):
     lazy = da.from_array(np.ones((4, 2)), chunks=2).map_blocks(die_once, meta=np.zeros((0, 0)))
-    with pytest.raises(RankLostError):
+    with dask.config.set({"petuum.recovery.attempts": 0}), pytest.raises(RankLostError):
         ClusterJob(client, open_dataset(lazy))
 
 
@@ -341,7 +345,7 @@ def test_a_worker_that_came_back_without_its_tables_says_so(client):
             ps.run(count_to_three, [0, 1])
 
 
-def test_a_worker_that_retires_ends_the_run():
+def test_a_worker_that_retires_leaves_the_run_to_the_others():
     from distributed import Client, LocalCluster
 
     started = threading.Event()
@@ -350,18 +354,25 @@ def test_a_worker_that_retires_ends_the_run():
         Client(cluster, set_as_default=False) as client,
         ThreadPoolExecutor(1) as pool,
     ):
-        running = pool.submit(run_for_ever, client, started)
+        enough = threading.Event()
+        running = pool.submit(run_for_ever, client, started, enough)
         assert started.wait(PATIENCE)
         client.retire_workers(sorted(client.scheduler_info(n_workers=-1)["workers"])[:1])
-        with pytest.raises(RankLostError):
-            running.result(PATIENCE)
+        enough.set()
+        assert running.result(PATIENCE).stopped_by == "callback"
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
 
 
-def run_for_ever(client, started):
+def run_for_ever(client, started, enough=None):
     """Run a program until something ends it."""
     X, y = make_data()
     lazy = da.from_array(X, chunks=(200, 5)), da.from_array(y, chunks=200)
-    options = RunOptions(max_clocks=1_000_000, monitor=lambda record: started.set())
+
+    def monitor(record):
+        started.set()
+        return enough is not None and enough.is_set()
+
+    options = RunOptions(max_clocks=1_000_000, monitor=monitor)
     with ClusterJob(client, open_dataset(*lazy)) as job:
         return job.run(LeastSquares(5, 400), options)
 

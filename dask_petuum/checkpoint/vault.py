@@ -7,6 +7,7 @@ store's. What is kept belongs to a fit and outlives its epochs; the scheduler sa
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ Array = npt.NDArray[Any]
 
 #: Bytes of an array that go in one message.
 PIECE_BYTES = 4 * 2**20
+#: Fits that are remembered to be over: more than any cluster ends while a part is on its way.
+N_FORGOTTEN = 1000
 
 
 class PartKey(NamedTuple):
@@ -49,11 +52,13 @@ class PartKey(NamedTuple):
 class Vault:
     """Parts of checkpoints, by key; safe to call from any thread."""
 
-    # The mutable state is `_parts`, under the lock.
+    # The mutable state is `_parts` and `_forgotten`, under the lock.
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._parts: dict[PartKey, dict[str, Array]] = {}
+        #: Fits that are over: a part of one that comes late is not kept.
+        self._forgotten: deque[str] = deque(maxlen=N_FORGOTTEN)
 
     def __repr__(self) -> str:
         with self._lock:
@@ -70,7 +75,8 @@ class Vault:
     def put(self, key: PartKey, arrays: Mapping[str, Array]) -> None:
         """Keep a part of this worker's own; the arrays must not change any more."""
         with self._lock:
-            self._parts[key] = dict(arrays)
+            if key.fit_id not in self._forgotten:
+                self._parts[key] = dict(arrays)
 
     def get(self, key: PartKey, name: str) -> Array:
         """Look an array up.
@@ -101,6 +107,8 @@ class Vault:
         if piece.dtype != np.uint8 or piece.ndim != 1 or offset + piece.size > n_bytes:
             raise ProtocolError(f"a piece of {piece.size} bytes at {offset} is none of {n_bytes}")
         with self._lock:
+            if key.fit_id in self._forgotten:
+                raise ProtocolError(f"fit {key.fit_id} is over")
             part = self._parts.setdefault(key, {})
             array = part.get(name)
             if array is None:
@@ -120,6 +128,7 @@ class Vault:
     def forget(self, fit_ids: Collection[str]) -> None:
         """Drop all of some fits."""
         with self._lock:
+            self._forgotten.extend(fit_ids)
             for key in list(self._parts):
                 if key.fit_id in fit_ids:
                     del self._parts[key]

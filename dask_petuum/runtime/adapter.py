@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from distributed.comm import CommClosedError
-from distributed.core import Status
+from distributed.core import Status, rpc
 from distributed.protocol.serialize import Serialized, register_serialization_family
 from tornado.ioloop import PeriodicCallback
 
@@ -31,6 +31,7 @@ __all__ = [
     "cast_to_scheduler",
     "cast_to_workers",
     "every",
+    "give_up_worker",
     "last_seen",
     "leaves",
     "on_loop",
@@ -157,6 +158,22 @@ def last_seen(scheduler: Any, address: str) -> float | None:
     """When a worker was last heard of, seconds since the epoch; None: it is not there."""
     worker = scheduler.workers.get(address)
     return None if worker is None else float(worker.last_seen)
+
+
+async def give_up_worker(scheduler: Any, address: str, reason: str) -> None:
+    """Remove a worker that does not answer; its nanny, if it has one, starts another."""
+    worker = scheduler.workers.get(address)
+    if worker is None:
+        return
+    nanny = worker.nanny
+    await scheduler.remove_worker(address, stimulus_id=reason, close=nanny is None)
+    if nanny is None:
+        return
+    try:
+        async with rpc(nanny, connection_args=scheduler.connection_args) as remote:
+            await remote.kill(reason=reason)
+    except (OSError, CommClosedError) as error:
+        logger.info("The nanny of %s cannot be reached: %s", address, error)
 
 
 def leaves(worker_state: Any) -> bool:

@@ -340,6 +340,13 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             if board.lose_worker(worker):
                 self._announce_failure(run_id, board)
 
+    def restart(self, scheduler: Scheduler) -> None:
+        """End all runs: who restarts a cluster does not want them to go on."""
+        for run_id in list(self._boards):
+            self._fail(
+                run_id, Failure("interrupt", -1, f"the cluster of run {run_id} was restarted")
+            )
+
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """End and forget the runs of a client that is gone."""
         for run_id, board in list(self._boards.items()):
@@ -369,7 +376,13 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
                     run_id,
                     now - seen,
                 )
-                await self._scheduler.remove_worker(address, stimulus_id=f"petuum-lease-{now}")
+                adapter.soon(
+                    self._scheduler,
+                    adapter.give_up_worker,
+                    self._scheduler,
+                    address,
+                    "petuum-lease",
+                )
 
     def _fail(self, run_id: str, failure: Failure) -> None:
         board = self._boards.get(run_id)

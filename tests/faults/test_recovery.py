@@ -1,0 +1,222 @@
+"""A fit goes on after losses, and its result is that of an undisturbed one.
+
+Real worker processes that are killed where the test says, by clock. In BSP a fit that lost ranks
+ends with the very numbers of one that did not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from conftest import PATIENCE
+from programs import LeastSquares, make_data
+
+from dask_petuum.data import open_dataset
+from dask_petuum.exceptions import CheckpointError, RankLostError
+from dask_petuum.runtime.checkpoints import Place
+from dask_petuum.runtime.cluster_job import ClusterJob
+from dask_petuum.runtime.job import LocalJob, RunOptions
+
+pytestmark = pytest.mark.timeout(180)
+
+N_CLOCKS = 30
+N_PARTITIONS = 6
+#: Clocks between two checkpoints.
+EVERY = 5
+
+
+@pytest.fixture(scope="module")
+def mortals():
+    """Three workers that tests may kill; their nannies start others."""
+    from distributed import LocalCluster
+
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
+        LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=":0") as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture
+def client(mortals):
+    """A client of three living workers; afterwards they must hold nothing."""
+    from distributed import Client
+
+    with Client(mortals, set_as_default=False) as connected:
+        connected.wait_for_workers(3, timeout=PATIENCE)
+        yield connected
+        connected.wait_for_workers(3, timeout=PATIENCE)
+        assert set(connected.run(n_held).values()) <= {0}
+
+
+def n_held(dask_worker):
+    plugin = dask_worker.plugins.get("petuum")
+    return 0 if plugin is None else len(plugin.kept.vault.keys) + len(plugin._runs)
+
+
+def data():
+    X, y = make_data()
+    chunk = -(-len(X) // N_PARTITIONS)
+    return open_dataset(da.from_array(X, chunks=(chunk, 5)), da.from_array(y, chunks=chunk))
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What the fit gives where nothing happens."""
+    with LocalJob(data(), dtype="float64") as job:
+        return job.run(LeastSquares(5, 400), RunOptions(max_clocks=N_CLOCKS))
+
+
+def assert_same(result, undisturbed):
+    """As in an undisturbed run: to the bit, but for the order in which floats are summed."""
+    assert result.n_clocks == N_CLOCKS
+    assert [record["clock"] for record in result.history] == list(range(1, N_CLOCKS + 1))
+    np.testing.assert_array_equal(result.tables["seen"], undisturbed.tables["seen"])
+    np.testing.assert_allclose(result.tables["w"], undisturbed.tables["w"], atol=1e-12)
+    for found, expected in zip(result.outputs, undisturbed.outputs, strict=True):
+        np.testing.assert_array_equal(found["draws"], expected["draws"])
+        np.testing.assert_array_equal(found["where"], expected["where"])
+
+
+def kill(*addresses: str) -> None:
+    for address in addresses:
+        os.kill(PIDS[address], signal.SIGKILL)
+
+
+#: Process of each worker, filled by `at`.
+PIDS: dict[str, int] = {}
+
+
+def at(client, events: dict[int, Callable[[list[str]], None]]):
+    """A monitor that calls a function of the ranks' workers after certain clocks, each once."""
+    left = dict(events)
+
+    def monitor(record):
+        event = left.pop(int(record["clock"]), None)
+        if event is not None:
+            PIDS.update(client.run(os.getpid))
+            runs = client.run_on_scheduler(addresses_of_runs)
+            event(runs[-1])
+        return False
+
+    return monitor
+
+
+def addresses_of_runs(dask_scheduler):
+    boards = dask_scheduler.plugins["petuum"]._boards.values()
+    return [list(board.addresses) for board in boards]
+
+
+def run(client, monitor=None, place=None, **options):
+    with ClusterJob(client, data(), dtype="float64", place=place) as job:
+        return job.run(
+            LeastSquares(5, 400),
+            RunOptions(max_clocks=N_CLOCKS, monitor=monitor, save_clocks=EVERY, **options),
+        )
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_rank_that_is_killed_is_replaced(client, undisturbed, rank):
+    result = run(client, at(client, {12: lambda ranks: kill(ranks[rank])}))
+    assert_same(result, undisturbed)
+
+
+def test_losses_one_after_the_other(client, undisturbed):
+    first = {clock: lambda ranks: kill(ranks[0]) for clock in (8, 16, 24)}
+    assert_same(run(client, at(client, first)), undisturbed)
+
+
+def test_a_loss_before_the_first_checkpoint_begins_again(client, undisturbed):
+    result = run(client, at(client, {1: lambda ranks: kill(ranks[1])}))
+    assert_same(result, undisturbed)
+
+
+@pytest.mark.parametrize("consistency", ["ssp", "essp", "asp"])
+def test_recovery_under_bounded_staleness(client, undisturbed, consistency):
+    """The cut holds exactly the clocks before it: counts of rows are right to the bit."""
+    staleness = 0 if consistency == "asp" else 2
+    monitor = at(client, {12: lambda ranks: kill(ranks[1])})
+    result = run(client, monitor, consistency=consistency, staleness=staleness)
+    np.testing.assert_array_equal(result.tables["seen"], undisturbed.tables["seen"])
+    assert result.n_clocks == N_CLOCKS
+
+
+def test_a_part_that_is_lost_with_its_copy_is_an_error_that_names_both(client):
+    """Neighbours in the ring, and more than one checkpoint lies behind."""
+    with pytest.raises(RankLostError, match=r"lost with the workers that kept .* checkpoint=URL"):
+        run(client, at(client, {14: lambda ranks: kill(ranks[0], ranks[1])}))
+
+
+def test_with_files_two_losses_at_once_are_survived(client, undisturbed, tmp_path):
+    place = Place(str(tmp_path))
+    result = run(client, at(client, {14: lambda ranks: kill(ranks[0], ranks[1])}), place)
+    assert_same(result, undisturbed)
+    assert list(tmp_path.rglob("*.npz")) == []
+
+
+def test_recovery_can_be_turned_off(client):
+    with (
+        dask.config.set({"petuum.recovery.attempts": 0}),
+        pytest.raises(RankLostError, match="rank 1 of run"),
+    ):
+        run(client, at(client, {12: lambda ranks: kill(ranks[1])}))
+
+
+def test_a_worker_that_stops_answering_is_given_up(client, undisturbed):
+    """Beyond its lease; the process wakes up later and finds that nobody knows it."""
+    stopped: list[int] = []
+
+    def stop(ranks):
+        stopped.append(PIDS[ranks[1]])
+        os.kill(PIDS[ranks[1]], signal.SIGSTOP)
+
+    client.run_on_scheduler(set_lease, "2s")
+    try:
+        result = run(client, at(client, {12: stop}))
+    finally:
+        client.run_on_scheduler(set_lease, "60s")
+        for pid in stopped:
+            wake(pid)
+    assert_same(result, undisturbed)
+
+
+def set_lease(text):
+    dask.config.set({"petuum.recovery.lease": text})
+
+
+def wake(pid):
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        return  # its nanny has ended it
+
+
+def test_a_run_whose_caller_is_gone_goes_on_from_files(client, undisturbed, tmp_path):
+    """The error of a callback ends the run as the caller's end does; its files stay."""
+
+    def stop(ranks):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(client, at(client, {17: stop}), Place(str(tmp_path)))
+    assert list(tmp_path.rglob("manifest.json"))
+    seen = []
+    result = run(client, lambda r: seen.append(r["clock"]), Place(None, str(tmp_path)))
+    assert_same(result, undisturbed)
+    assert list(tmp_path.rglob("*.npz")) == []
+
+
+def test_a_new_fit_does_not_begin_where_another_ones_checkpoints_are(client, tmp_path):
+    def stop(ranks):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(client, at(client, {17: stop}), Place(str(tmp_path)))
+    with pytest.raises(CheckpointError, match="go on from them with"):
+        run(client, None, Place(str(tmp_path)))

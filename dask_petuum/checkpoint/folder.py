@@ -141,7 +141,7 @@ class CheckpointFolder:
             with self._fs.open(f"{self._root}/{part.file}", "rb") as file:
                 archive = np.load(file, allow_pickle=False)
                 return {name: archive[_entry(name)] for name in names}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:
             raise CheckpointError(f"{self.url}/{part.file} cannot be read: {error!r}") from error
 
     def clear(self) -> None:

@@ -176,7 +176,7 @@ def test_a_worker_that_stops_answering_is_given_up(client, undisturbed):
         stopped.append(PIDS[ranks[1]])
         os.kill(PIDS[ranks[1]], signal.SIGSTOP)
 
-    client.run_on_scheduler(set_lease, "2s")
+    client.run_on_scheduler(set_lease, "6s")
     try:
         result = run(client, at(client, {12: stop}))
     finally:

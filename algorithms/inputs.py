@@ -20,65 +20,108 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from dask_petuum.data import open_dataset
+from dask_petuum.data import Partition, open_dataset
+from dask_petuum.data.blocks import check_container
 from dask_petuum.data.kinds import dask_backed, is_dask_frame
 from dask_petuum.runtime.job import Job
+
+from .input_values import check_finite, check_labels, check_width
 
 __all__ = [
     "Checked",
     "check_choice",
+    "check_chunk_width",
     "check_number",
     "check_rows",
     "check_values",
     "check_weights",
     "float_dtype",
+    "of_known_width",
     "open_rows",
     "rows_to_apply",
     "weights_in_memory",
 ]
 
 FLOATS = [np.float64, np.float32]
+#: So that a weighted sum of squares fits float64; see also `input_values`.
+LARGEST_WEIGHT = 1e20
 
 
-def check_rows(estimator: Any, X: Any, y: Any = None, *, reset: bool, min_rows: int = 1) -> Any:
+def check_rows(
+    estimator: Any, X: Any, y: Any = None, *, reset: bool, min_rows: int = 1, columns: bool = False
+) -> Any:
     """Check the rows of ``fit`` (``reset=True``) or of later calls; learn or compare the columns.
+
+    Parameters
+    ----------
+    columns
+        Dense in Fortran order or CSC, and y of numbers; else C order or CSR.
 
     Returns
     -------
-    X as float32 or float64, dense in C order or CSR; a Dask collection as it was given.
+    X as float32 or float64; a Dask collection as it was given. With y: both.
 
     Raises
     ------
     ValueError
-        In scikit-learn's words.
+        In scikit-learn's words, or naming the value and its place.
+    TypeError
+        For a masked array, dates, and objects that are no numbers.
     """
-    if dask_backed(X) is None:
-        return validate_data(
+    if dask_backed(X) is not None:
+        _check_lazy(estimator, X, reset=reset)
+        return X
+    labelled = {} if y is None else {"y": _target(y, numbers=columns), "multi_output": False}
+    try:
+        checked = validate_data(
             estimator,
-            X,
-            **({} if y is None else {"y": y, "multi_output": False}),
-            accept_sparse="csr",
+            check_container(X),
+            **labelled,
+            **({"y_numeric": True} if columns and labelled else {}),
+            accept_sparse="csc" if columns else "csr",
             dtype=FLOATS,
-            order="C",
+            order="F" if columns else "C",
             reset=reset,
             accept_large_sparse=True,
+            ensure_all_finite=False,
             ensure_min_samples=min_rows,
             skip_check_array=False,
         )
+    except OverflowError as error:
+        raise ValueError(f"X has a number that does not fit float64: {error}") from error
+    rows = checked[0] if labelled else checked
+    if reset:
+        check_width(estimator, rows.shape[1])
+    check_finite(rows)
+    if columns and labelled:
+        check_finite(checked[1], "y")  # objects are numbers by now
+    return checked
+
+
+def _target(y: Any, *, numbers: bool) -> Any:
+    """Refuse a mask, and numbers that are not finite or too large; the rest is scikit-learn's."""
+    if numbers or isinstance(y, np.ma.MaskedArray):
+        check_container(y, "y")
+    if isinstance(y, np.ndarray):
+        check_finite(y, "y")
+    return y
+
+
+def _check_lazy(estimator: Any, X: Any, *, reset: bool) -> None:
+    """Learn or compare what is known of a Dask collection's columns."""
     dataset = open_dataset(X)
     if reset:
+        estimator.__dict__.pop("n_features_in_", None)
         if dataset.n_features is not None:
             estimator.n_features_in_ = dataset.n_features
+            check_width(estimator, dataset.n_features)
         if dataset.feature_names is not None:
             estimator.feature_names_in_ = dataset.feature_names
         elif hasattr(estimator, "feature_names_in_"):
             del estimator.feature_names_in_
-        return X
+        return
     if dataset.n_features is not None and dataset.n_features != estimator.n_features_in_:
-        raise ValueError(
-            f"X has {dataset.n_features} features, but {type(estimator).__name__} is expecting "
-            f"{estimator.n_features_in_} features as input."
-        )
+        raise ValueError(_other_width(estimator, dataset.n_features))
     known = getattr(estimator, "feature_names_in_", None)
     given = dataset.feature_names
     if known is not None and given is not None and not np.array_equal(known, given):
@@ -86,12 +129,21 @@ def check_rows(estimator: Any, X: Any, y: Any = None, *, reset: bool, min_rows: 
             "The feature names should match those that were passed during fit: "
             f"expected {list(known)[:5]}, got {list(given)[:5]}."
         )
-    return X
 
 
 def check_values(X: Any, y: Any, sample_weight: Any) -> None:
-    """Refuse NaN, infinity and negative weights; called on each piece where it lies."""
-    check_array(X, accept_sparse="csr", dtype=None, ensure_min_samples=0, input_name="X")
+    """Refuse bad values of rows, labels and weights; called on each piece where it lies."""
+    check_array(
+        X,
+        accept_sparse="csr",
+        dtype=None,
+        ensure_min_samples=0,
+        ensure_all_finite=False,
+        input_name="X",
+    )
+    check_finite(X, chunk=True)
+    if y is not None and len(y):
+        check_labels(y, chunk=True)
     if sample_weight is not None:
         check_weights(sample_weight)
 
@@ -106,7 +158,8 @@ def weights_in_memory(X: Any, sample_weight: Any) -> Any:
     """
     if sample_weight is None or dask_backed(X) is not None:
         return sample_weight
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    given = check_container(sample_weight, "sample_weight")
+    weights = _check_sample_weight(given, X, dtype=np.float64)
     check_weights(weights)
     return weights
 
@@ -115,15 +168,33 @@ def open_rows(estimator: Any, X: Any, y: Any = None, sample_weight: Any = None) 
     """Open a job for what was checked; lazy pieces are checked by `check_values` where they lie."""
     check = None if dask_backed(X) is None else check_values
     job: Job = estimator._open_job(X, y, sample_weight, check=check, dtype=float_dtype(X))
+    if check is not None and sample_weight is not None and not sum(job.map(_weight)) > 0:
+        job.close()
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return of_known_width(estimator, job)
+
+
+def _weight(partition: Partition) -> float:
+    weights = partition.sample_weight
+    return float(partition.n_rows if weights is None else weights.sum(dtype=np.float64))
+
+
+def of_known_width(estimator: Any, job: Job) -> Job:
+    """Return a job whose columns are those of the fit; learn them where nothing told them."""
+    if estimator.__dict__.setdefault("n_features_in_", job.n_features) != job.n_features:
+        job.close()
+        raise ValueError(_other_width(estimator, job.n_features))
     return job
 
 
 def check_weights(sample_weight: NDArray[Any]) -> None:
     """Refuse weights that are not finite or negative, naming the first."""
-    bad = np.flatnonzero(~(np.isfinite(sample_weight) & (sample_weight >= 0)))
+    with np.errstate(invalid="ignore"):
+        bad = np.flatnonzero(~((sample_weight >= 0) & (sample_weight <= LARGEST_WEIGHT)))
     if len(bad):
         raise ValueError(
-            f"sample_weight must be finite and >= 0, got {sample_weight[bad[0]]} in row {bad[0]}"
+            f"sample_weight must be finite and >= 0 (up to {LARGEST_WEIGHT:g}), got "
+            f"{sample_weight[bad[0]]} in row {bad[0]}"
         )
 
 
@@ -164,7 +235,7 @@ def rows_to_apply(estimator: Any, X: Any) -> tuple[Any, bool]:
 
 
 class Checked:
-    """A function of rows that refuses NaN and infinity first; for `dask_petuum.lazy.map_rows`.
+    """A function of rows that refuses bad values first; for `dask_petuum.lazy.map_rows`.
 
     So lazy rows are checked where they lie, and when they are there. Whole numbers become float64.
 
@@ -172,10 +243,33 @@ class Checked:
     ----------
     function
         Picklable; gets float32 or float64 rows, dense in C order or CSR.
+    n_features
+        Columns that they must have.
     """
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], n_features: int) -> None:
         self.function = function
+        self.n_features = int(n_features)
 
     def __call__(self, block: Any) -> Any:
-        return self.function(check_array(block, accept_sparse="csr", dtype=FLOATS, order="C"))
+        rows = check_array(
+            block, accept_sparse="csr", dtype=FLOATS, order="C", ensure_all_finite=False
+        )
+        check_chunk_width(rows, self.n_features)
+        check_finite(rows, chunk=True)
+        return self.function(rows)
+
+
+def check_chunk_width(block: Any, n_features: int) -> None:
+    """Refuse a lazy chunk of other columns than the fit's, now that it is there."""
+    if block.shape[1] != n_features:
+        raise ValueError(
+            f"a chunk of X has {block.shape[1]} features, {n_features} are expected as input"
+        )
+
+
+def _other_width(estimator: Any, n_features: int) -> str:
+    return (
+        f"X has {n_features} features, but {type(estimator).__name__} is expecting "
+        f"{estimator.n_features_in_} features as input."
+    )

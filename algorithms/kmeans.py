@@ -217,7 +217,9 @@ class KMeans(
         X, lazy = rows_to_apply(self, X)
         function = partial(_predict, self.cluster_centers_)
         if lazy:
-            return map_rows(Checked(function), X, n_columns=None, dtype=np.int32)
+            return map_rows(
+                Checked(function, self.n_features_in_), X, n_columns=None, dtype=np.int32
+            )
         return function(X)
 
     def transform(self, X: Any) -> Any:
@@ -226,7 +228,9 @@ class KMeans(
         function = partial(_transform, self.cluster_centers_)
         if lazy:
             n_columns = len(self.cluster_centers_)
-            return map_rows(Checked(function), X, n_columns=n_columns, dtype=float_dtype(X))
+            return map_rows(
+                Checked(function, self.n_features_in_), X, n_columns=n_columns, dtype=float_dtype(X)
+            )
         return function(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -234,7 +238,9 @@ class KMeans(
         X, lazy = rows_to_apply(self, X)
         distances = partial(_nearest_distances, self.cluster_centers_)
         if lazy:
-            values = map_rows(Checked(distances), X, n_columns=None, dtype=np.float64)
+            values = map_rows(
+                Checked(distances, self.n_features_in_), X, n_columns=None, dtype=np.float64
+            )
             total = (values if sample_weight is None else values * sample_weight).sum()
             return -float(total.compute())
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64)

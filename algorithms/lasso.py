@@ -222,7 +222,9 @@ class ElasticNet(RegressorMixin, PetuumEstimator):  # type: ignore[misc]
         function = partial(_predict, self.coef_, self.intercept_)
         if not lazy:
             return function(X)
-        return map_rows(Checked(function), X, n_columns=None, dtype=self.coef_.dtype)
+        return map_rows(
+            Checked(function, self.n_features_in_), X, n_columns=None, dtype=self.coef_.dtype
+        )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the coefficient of determination R^2; reads lazy rows in pieces."""

@@ -12,12 +12,11 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.threads import Threads, count_threads
 
-from .inputs import FLOATS, check_weights
+from .inputs import check_rows, weights_in_memory
 from .lasso_certificate import Penalty
 from .lasso_columns import columns_of
 from .lasso_search import Outcome
@@ -172,16 +171,10 @@ def warm_coefficients(estimator: ElasticNet, n_features: int) -> NDArray[np.floa
 
 
 def _prepare(estimator: ElasticNet, X: Any, y: Any, sample_weight: Any) -> _Data:
-    X, y = validate_data(
-        estimator,
-        X,
-        y,
-        accept_sparse="csc",
-        dtype=FLOATS,
-        order="F",
-        y_numeric=True,
-        accept_large_sparse=True,
-    )
+    if y is None:
+        name = type(estimator).__name__
+        raise ValueError(f"{name} requires y to be passed, but the target y is None")
+    X, y = check_rows(estimator, X, y, reset=True, columns=True)
     target = np.asarray(y, dtype=np.float64)
     n_rows = len(target)
     ones = np.ones(n_rows) if estimator.fit_intercept else np.empty(0)
@@ -189,8 +182,7 @@ def _prepare(estimator: ElasticNet, X: Any, y: Any, sample_weight: Any) -> _Data
         X = sp.csc_array(X, copy=True)
         X.sum_duplicates()
     if sample_weight is not None:
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        check_weights(weights)
+        weights = weights_in_memory(X, sample_weight)
         total = float(weights.sum())
         if not total > 0:
             raise ValueError("sample_weight must not be 0 everywhere")

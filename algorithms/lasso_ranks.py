@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import _check_sample_weight, check_array
+from sklearn.utils.validation import check_array
 
 from dask_petuum.data import Partition
+from dask_petuum.data.blocks import check_container
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.runtime.job import Job, RunOptions, RunResult
 
-from .inputs import check_rows, check_values, check_weights, float_dtype
+from .input_values import check_finite
+from .inputs import check_rows, check_values, float_dtype, weights_in_memory
 from .lasso_fit import SMALLEST, interrupted, keep, warm_coefficients, warn
 from .lasso_program import CERTIFIED, LassoProgram, Task
 from .lasso_search import Outcome
@@ -38,9 +40,7 @@ def fit_ranks(estimator: ElasticNet, X: Any, y: Any, sample_weight: Any) -> None
     else:
         X, y = check_rows(estimator, X, y, reset=True)
         y = _numbers(y)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-            check_weights(sample_weight)
+        sample_weight = weights_in_memory(X, sample_weight)
     dtype = float_dtype(X)
     check = _check_piece if lazy else None
     with estimator._open_job(X, y, sample_weight, check=check, dtype=dtype) as job:
@@ -123,13 +123,19 @@ def _weight_and_sum(partition: Partition) -> tuple[float, float]:
     return float(weights.sum()), float(weights @ y)
 
 
-def _numbers(y: Any) -> NDArray[np.float64]:
+def _numbers(y: Any, *, chunk: bool = False) -> NDArray[np.float64]:
     out: NDArray[np.float64] = check_array(
-        y, ensure_2d=False, dtype=np.float64, input_name="y", ensure_min_samples=0
+        check_container(y, "y"),
+        ensure_2d=False,
+        dtype=np.float64,
+        input_name="y",
+        ensure_min_samples=0,
+        ensure_all_finite=False,
     )
+    check_finite(out, "y", chunk=chunk)
     return out
 
 
 def _check_piece(X: Any, y: Any, sample_weight: Any) -> None:
-    check_values(X, y, sample_weight)
-    _numbers(y)
+    check_values(X, None, sample_weight)
+    _numbers(y, chunk=True)

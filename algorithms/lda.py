@@ -31,6 +31,7 @@ from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
 from dask_petuum.store.consistency import Staleness
 
+from .inputs import check_chunk_width, of_known_width
 from .lda_counts import check_counts, check_input, check_piece
 from .lda_fit import keep_result, make_program
 from .lda_infer import Topics, document_completion, infer, score_partition
@@ -212,7 +213,9 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         check_parameters(self)
         seed = self._seed_counts() if self.warm_start and self._is_fitted() else None
         X = check_input(self, X, reset=True)
-        if seed is not None and seed.shape[0] != self.n_features_in_:
+        if seed is not None and seed.shape[0] != self.__dict__.setdefault(
+            "n_features_in_", seed.shape[0]
+        ):
             raise ValueError(
                 f"warm_start=True needs the words of the last fit: X has {self.n_features_in_} "
                 f"features, the model {seed.shape[0]}"
@@ -335,7 +338,8 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         return Topics(self.word_topic_counts_, self.doc_topic_prior_, self.topic_word_prior_)
 
     def _job(self, X: Any) -> Job:
-        return self._open_job(X, check=None if dask_backed(X) is None else check_piece)
+        check = None if dask_backed(X) is None else check_piece
+        return of_known_width(self, self._open_job(X, check=check))
 
     def _seed_counts(self) -> NDArray[np.int32]:
         """Counts of the model so far, padded; (n_words, n_padded)."""
@@ -366,5 +370,6 @@ def _map(function: Any, items: Any) -> list[Any]:
 
 
 def _infer_block(topics: Topics, n_jobs: int | None, block: Any) -> NDArray[np.float64]:
+    check_chunk_width(block, len(topics.counts))
     check_counts(block)
     return np.asarray(infer(topics, block, n_jobs))

@@ -9,14 +9,18 @@ import scipy.sparse as sp
 from sklearn.utils.validation import check_array, validate_data
 
 from dask_petuum.data import Partition
+from dask_petuum.data.blocks import check_container
 from dask_petuum.data.kinds import dask_backed
 
+from .input_values import check_width, host_memory
 from .inputs import check_rows
 
-__all__ = ["check_counts", "check_input", "check_piece", "count_tokens"]
+__all__ = ["check_counts", "check_input", "check_piece", "check_totals", "count_tokens"]
 
 #: A document's count of a word; they are kept in 32 bits.
 LARGEST = 2**31 - 1
+#: Memory of a token in a fit.
+TOKEN_BYTES = 6
 
 
 def check_input(estimator: Any, X: Any, *, reset: bool) -> Any:
@@ -34,22 +38,29 @@ def check_input(estimator: Any, X: Any, *, reset: bool) -> Any:
     """
     if dask_backed(X) is not None:
         return check_rows(estimator, X, reset=reset)
-    X = validate_data(
-        estimator,
-        X,
-        accept_sparse="csr",
-        dtype="numeric",
-        order="C",
-        reset=reset,
-        accept_large_sparse=True,
-        ensure_all_finite=False,
-    )
+    try:
+        X = validate_data(
+            estimator,
+            check_container(X),
+            accept_sparse="csr",
+            dtype="numeric",
+            order="C",
+            reset=reset,
+            accept_large_sparse=True,
+            ensure_all_finite=False,
+        )
+    except OverflowError as error:
+        raise ValueError(f"counts must be whole numbers up to {LARGEST}: {error}") from error
+    if reset:
+        check_width(estimator, X.shape[1])
     check_counts(X)
     return X
 
 
-def check_counts(X: Any) -> None:
+def check_counts(X: Any, *, chunk: bool = False) -> None:
     """Refuse counts that are negative, fractional or not finite, naming the first.
+
+    ``chunk``: say that the row is counted within a chunk.
 
     Raises
     ------
@@ -59,6 +70,8 @@ def check_counts(X: Any) -> None:
     values: Any = X.data if sp.issparse(X) else X  # type: ignore[attr-defined]
     if values.dtype.kind in "bu" and values.dtype.itemsize < 4:
         return
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)  # the largest count does not fit it
     with np.errstate(invalid="ignore"):
         low = not values.size or values.min() >= 0  # False for NaN
         fine = low and (not values.size or values.max() <= LARGEST)
@@ -66,7 +79,7 @@ def check_counts(X: Any) -> None:
             return
         bad = ~((values >= 0) & (values <= LARGEST) & (values == np.rint(values)))
     row, column, value = _first(X, bad)
-    where = f"in row {row}, column {column}"
+    where = f"in row {row}{' of its chunk' if chunk else ''}, column {column}"
     if np.isnan(value):
         raise ValueError(f"Input X contains NaN: counts must be whole numbers, got nan {where}")
     if np.isinf(value):
@@ -84,12 +97,41 @@ def check_counts(X: Any) -> None:
 def check_piece(X: Any, y: Any, sample_weight: Any) -> None:
     """Check a piece of a Dask collection where it lies."""
     check_array(X, accept_sparse="csr", dtype=None, ensure_min_samples=0, ensure_all_finite=False)
-    check_counts(X)
+    check_counts(X, chunk=True)
 
 
 def count_tokens(partition: Partition) -> tuple[int, int]:
-    """Tokens and documents of a partition."""
-    return int(partition.data.sum(dtype=np.int64)), partition.n_rows
+    """Tokens and documents of a partition.
+
+    Raises
+    ------
+    ValueError
+        Where the tokens do not fit this machine's memory.
+    """
+    n_tokens = int(partition.data.sum(dtype=np.int64))
+    if TOKEN_BYTES * n_tokens > host_memory():
+        values: Any = partition.data.data if sp.issparse(partition.data) else partition.data
+        raise ValueError(
+            f"rows {partition.row_start} to {partition.row_stop - 1} of X have {n_tokens} tokens "
+            f"(the largest count is {values.max()}): at {TOKEN_BYTES} bytes each they do not fit "
+            f"this machine's {host_memory() / 2**30:.0f} GiB"
+        )
+    return n_tokens, partition.n_rows
+
+
+def check_totals(totals: Any) -> None:
+    """Refuse a word with more tokens in all than its count in a topic can hold.
+
+    Parameters
+    ----------
+    totals
+        (n_words,) tokens of each word.
+    """
+    if totals.max(initial=0) > LARGEST:
+        raise ValueError(
+            f"word {int(totals.argmax())} has {int(totals.max())} tokens in all of X, a topic's "
+            f"count of it goes up to {LARGEST}"
+        )
 
 
 def _first(X: Any, bad: Any) -> tuple[int, int, Any]:

@@ -12,7 +12,7 @@ from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.job import Job, RunResult
 from dask_petuum.store.consistency import Consistency
 
-from .lda_counts import count_tokens
+from .lda_counts import LARGEST, check_totals, count_tokens
 from .lda_parameters import first_priors, growth_of, is_learnt
 from .lda_program import LDAProblem, LDAProgram
 from .lda_rotation import LDARotation, assemble
@@ -46,6 +46,8 @@ def make_problem(model: Any, job: Job, seed: Any, *, drop_seed: bool) -> LDAProb
     """Turn parameters and data into what is to be sampled; as `make_program`."""
     sizes = job.map(count_tokens)
     n_tokens, n_docs = sum(tokens for tokens, _ in sizes), sum(docs for _, docs in sizes)
+    if n_tokens > LARGEST:
+        check_totals(np.array(job.map(_count_words)).sum(axis=0))
     n_topics = int(model.n_components)
     sampler = model.sampler
     if sampler == "auto":

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import safe_sparse_dot
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from dask_petuum.data import Partition
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
 
-from .inputs import Checked, check_rows, check_weights, rows_to_apply
+from .input_values import check_labels
+from .inputs import Checked, check_rows, rows_to_apply, weights_in_memory
 from .softmax_program import encode
 
 __all__ = [
@@ -45,11 +45,8 @@ def check_labelled(
     if dask_backed(X) is not None:
         return check_rows(estimator, X, reset=True), y, sample_weight
     X, y = check_rows(estimator, X, y, reset=True)
-    check_classification_targets(y)
-    if sample_weight is not None:
-        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        check_weights(sample_weight)
-    return X, y, sample_weight
+    check_labels(y)
+    return X, y, weights_in_memory(X, sample_weight)
 
 
 def learn_classes(job: Job, name: str) -> NDArray[Any]:
@@ -156,7 +153,7 @@ class LinearScoresMixin:
         if not lazy:
             return apply(X)
         chosen = self.coef_.dtype if dtype is None else dtype
-        return map_rows(Checked(apply), X, n_columns=n_columns, dtype=chosen)
+        return map_rows(Checked(apply, self.coef_.shape[1]), X, n_columns=n_columns, dtype=chosen)
 
 
 class OfScores:

@@ -21,9 +21,11 @@ from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
 from dask_petuum.base import PetuumEstimator
+from dask_petuum.data.blocks import check_container
 from dask_petuum.data.kinds import dask_backed, is_dask_frame
 from dask_petuum.runtime.where import find_client
 
+from .input_values import check_width
 from .inputs import check_number
 from .mf_extend import extend_model
 from .mf_fit import run_fit
@@ -181,6 +183,7 @@ class MatrixFactorization(PetuumEstimator):
         self._check_parameters()
         lazy = find_client(self.scheduler, self.client) is not None
         ratings = open_ratings(X, lazy=lazy)
+        check_width(self, max(ratings.matrix.shape))
         check = None if dask_backed(ratings.matrix) is None else check_piece
         with self._open_job(ratings.matrix, check=check, dtype=np.float32) as job:
             run_fit(self, job)
@@ -227,8 +230,7 @@ class MatrixFactorization(PetuumEstimator):
         check_is_fitted(self, "user_factors_")
         model = self._model()
         if sp.issparse(X):
-            given: Any = X
-            csr = sp.csr_array(given)
+            csr = sp.csr_array(check_container(X))
             rows = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
             values = predict_pairs(model, (rows, csr.indices))
             return sp.csr_array((values, csr.indices, csr.indptr), shape=csr.shape)
@@ -252,8 +254,7 @@ class MatrixFactorization(PetuumEstimator):
         collection = dask_backed(X)
         given: Any = X if collection is None else collection.compute()
         if sp.issparse(given):
-            matrix: Any = given
-            coo = sp.coo_array(matrix)
+            coo = sp.coo_array(check_container(given))
             columns = Columns(coo.row, coo.col, coo.data)
         else:
             columns = columns_of(given, 3)

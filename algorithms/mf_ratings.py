@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from dask_petuum.data.blocks import check_container
 from dask_petuum.data.kinds import dask_backed, is_dask_frame, is_pandas_frame
 
 __all__ = [
@@ -101,9 +102,9 @@ def columns_of(X: Any, n_columns: int) -> Columns:
         frame = _three(X) if n_columns == 3 else X
         parts = [frame.iloc[:, k].to_numpy() for k in range(min(n_columns, frame.shape[1]))]
     elif isinstance(X, tuple):
-        parts = [np.asarray(part) for part in X]
+        parts = [np.asarray(check_container(part)) for part in X]
     else:
-        values = np.asarray(X)
+        values = np.asarray(check_container(X))
         if values.ndim != 2:
             raise ValueError(_expected(f"an array of shape {values.shape}", n_columns))
         parts = list(values.T)
@@ -132,9 +133,8 @@ def number_ids(ids: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.i
     if ids.dtype.kind == "f":
         if not np.isfinite(ids).all():
             raise ValueError(f"X has a {what} id that is missing or not finite")
-        whole = ids.astype(np.int64)
-        if (whole == ids).all():
-            ids = whole  # an array of three columns has one type
+        if (np.abs(ids) < 2.0**63).all() and (ids == np.rint(ids)).all():
+            ids = ids.astype(np.int64)  # an array of three columns has one type
     found, numbers = np.unique(ids, return_inverse=True)
     return found, numbers
 
@@ -185,6 +185,7 @@ def check_piece(X: Any, y: Any, sample_weight: Any) -> None:
 
 def _checked_matrix(X: Any) -> sp.csr_array[Any]:
     """Return a matrix as CSR with float32 values; refuse what is not a rating."""
+    X = check_container(X)
     if X.ndim != 2 or 0 in X.shape:
         raise ValueError(f"X must be 2-d with a user and an item at least, got shape {X.shape}")
     if X.dtype.kind not in "iufb":
@@ -204,13 +205,19 @@ def _checked_matrix(X: Any) -> sp.csr_array[Any]:
 
 
 def _checked_ratings(values: NDArray[Any]) -> NDArray[np.float32]:
+    given = np.asarray(values)
+    if given.dtype.kind in "cmM":
+        raise ValueError(f"the ratings must be real numbers, got {given.dtype}")
     try:
-        ratings = np.asarray(values).astype(np.float32, copy=False)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):
+            ratings = given.astype(np.float32, copy=False)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"the ratings must be real numbers: {error}") from None
-    if not np.isfinite(ratings).all():
-        bad = np.flatnonzero(~np.isfinite(ratings))[0]
-        raise ValueError(f"the ratings must be finite, got {values[bad]} (entry {bad})")
+    bad = np.flatnonzero(~np.isfinite(ratings))
+    if len(bad):
+        raise ValueError(
+            f"the ratings must be finite (in float32), got {values[bad[0]]} (entry {bad[0]})"
+        )
     return ratings
 
 

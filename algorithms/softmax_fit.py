@@ -222,11 +222,16 @@ def _class_weights(
     unknown = [label for label in given if label not in labels]
     if unknown:
         raise ValueError(f"class_weight names {unknown[0]!r}, which is not among {labels}")
-    return np.array([float(given.get(label, 1.0)) for label in labels])
+    factors = np.array([float(given.get(label, 1.0)) for label in labels])
+    if not (np.isfinite(factors) & (factors >= 0)).all():
+        raise ValueError(f"class_weight must have finite factors >= 0, got {given!r}")
+    return factors
 
 
 def _curvature(objective: Objective, partition: Partition) -> Curvature:
     """Look at evenly spaced rows: largest eigenvalue (power method), mean square."""
+    if not partition.n_rows:
+        return Curvature(0.0, 0.0)
     chosen = np.unique(np.linspace(0, partition.n_rows - 1, SAMPLE_ROWS).astype(np.int64))
     codes = encode(partition.y, objective.classes)
     weights = row_weights(partition, codes, objective.class_weights)

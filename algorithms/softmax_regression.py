@@ -21,13 +21,13 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
 from sklearn.utils.extmath import safe_sparse_dot
-from sklearn.utils.multiclass import check_classification_targets
 
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.lazy import map_rows
 from dask_petuum.store.consistency import Consistency, Staleness
 
+from .input_values import check_labels
 from .inputs import (
     Checked,
     check_choice,
@@ -285,7 +285,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         if not lazy:
             return apply(X)
         dtype = self.coef_.dtype if dtype is None else dtype
-        return map_rows(Checked(apply), X, n_columns=n_columns, dtype=dtype)
+        return map_rows(Checked(apply, self.n_features_in_), X, n_columns=n_columns, dtype=dtype)
 
     def _forget(self) -> None:
         """Drop what was learnt (n_features and labels may be others now)."""
@@ -300,7 +300,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         if dask_backed(X) is not None:
             return check_rows(self, X, reset=reset), y, sample_weight
         X, y = check_rows(self, X, y, reset=reset)
-        check_classification_targets(y)
+        check_labels(y)
         return X, y, weights_in_memory(X, sample_weight)
 
     def _check_parameters(self) -> None:

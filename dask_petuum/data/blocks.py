@@ -21,8 +21,17 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import check_array
 
 from dask_petuum.data.kinds import is_pandas_frame, is_pandas_series, is_xarray
+from dask_petuum.sparse import checked_sparse, csr_of
 
-__all__ = ["Matrix", "Vector", "as_matrix", "as_vector", "as_weights", "csr_of", "read_only"]
+__all__ = [
+    "Matrix",
+    "Vector",
+    "as_matrix",
+    "as_vector",
+    "as_weights",
+    "check_container",
+    "read_only",
+]
 
 Vector: TypeAlias = NDArray[Any]
 Matrix: TypeAlias = "NDArray[Any] | sp.csr_array[Any]"
@@ -53,7 +62,7 @@ def as_matrix(x: Any, dtype: DTypeLike | None = None, *, any_layout: bool = Fals
     Raises
     ------
     ValueError
-        Not 2-d; text; a value that does not fit ``dtype``.
+        Not 2-d; text; a value that does not fit ``dtype``; a damaged sparse matrix.
     TypeError
         A masked array, an np.matrix, dates or other objects that are no numbers.
     """
@@ -99,6 +108,8 @@ def as_vector(y: Any, name: str = "y") -> Vector:
 def as_weights(sample_weight: Any) -> Vector:
     """Return sample weights as a contiguous 1-d float32 or float64 array."""
     weights = as_vector(sample_weight, "sample_weight")
+    if weights.dtype.kind in "cmM":
+        raise ValueError(f"sample_weight must be real numbers, got {weights.dtype}")
     if weights.dtype in (np.float32, np.float64):
         return weights
     return weights.astype(np.float64)
@@ -112,30 +123,37 @@ def read_only(values: Matrix) -> Matrix:
     return csr_of(_locked(data), _locked(indices), _locked(indptr), values.shape)
 
 
-def csr_of(
-    data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], shape: tuple[int, int]
-) -> sp.csr_array[Any]:
-    """Return a csr_array over these very buffers.
-
-    Its constructor copies a buffer that is a view of less than half of another one
-    (``scipy.sparse._sputils._prune_array``), which every slice of rows is.
-    """
-    csr = sp.csr_array(shape, dtype=data.dtype)
-    csr.data, csr.indices, csr.indptr = data, indices, indptr
-    return csr
-
-
 def _locked(values: NDArray[Any]) -> NDArray[Any]:
     view = values.view()
     view.flags.writeable = False
     return view
 
 
-def _as_dense(x: Any, dtype: DTypeLike | None, *, any_layout: bool) -> NDArray[Any]:
-    _refuse_masked(x, "X")
+def check_container(x: Any, name: str = "X") -> Any:
+    """Refuse what a conversion would misread without a word: masks, dates, damaged matrices.
+
+    Returns
+    -------
+    ``x``, or what `checked_sparse` makes of it.
+
+    Raises
+    ------
+    TypeError
+        A masked array or dates.
+    ValueError
+        A damaged sparse matrix.
+    """
+    if sp.issparse(x):
+        return checked_sparse(x, name)
+    _refuse_masked(x, name)
     source = getattr(x, "dtype", None)
     if isinstance(source, np.dtype) and source.kind in "mM":
-        raise TypeError(f"X holds {source} values, numbers are required.")
+        raise TypeError(f"{name} holds {source} values, numbers are required.")
+    return x
+
+
+def _as_dense(x: Any, dtype: DTypeLike | None, *, any_layout: bool) -> NDArray[Any]:
+    check_container(x)
     block: NDArray[Any] = check_array(
         x, ensure_all_finite=False, ensure_min_samples=0, ensure_min_features=0
     )
@@ -150,6 +168,7 @@ def _as_csr(x: Any, dtype: DTypeLike | None, *, any_layout: bool) -> sp.csr_arra
         raise ValueError(f"Expected 2D input, got input with shape {x.shape}.")
     if x.dtype.kind == "c":
         raise ValueError("Complex data not supported\n")
+    x = checked_sparse(x)
     if not x.dtype.isnative:
         x = x.astype(x.dtype.newbyteorder("="))  # scipy itself fails on some of these
     given = x if x.format == "csr" else x.tocsr()

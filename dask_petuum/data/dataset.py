@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_consistent_length
 
-from dask_petuum.data.blocks import Matrix, Vector, as_matrix, as_vector, as_weights, csr_of
+from dask_petuum.data.blocks import Matrix, Vector, as_matrix, as_vector, as_weights
 from dask_petuum.data.chunks import RowChunks, align_rows, delayed_pieces, row_chunks
 from dask_petuum.data.kinds import (
     dask_backed,
@@ -21,6 +21,8 @@ from dask_petuum.data.kinds import (
     is_pandas_frame,
     is_xarray,
 )
+from dask_petuum.data.partition import PieceSize, check_sizes
+from dask_petuum.sparse import csr_of
 
 __all__ = ["Dataset", "LazyDataset", "MemoryDataset", "RawPiece", "open_dataset"]
 
@@ -54,6 +56,10 @@ class Dataset(ABC):
     @abstractmethod
     def n_features(self) -> int | None:
         """Number of columns of X."""
+
+    @abstractmethod
+    def check(self, sizes: Sequence[PieceSize]) -> None:
+        """Refuse measured pieces that are not what the collection says it holds."""
 
     @abstractmethod
     def pieces(self, dtype: DTypeLike | None = None) -> list[RawPiece]:
@@ -92,6 +98,9 @@ class MemoryDataset(Dataset):
     def n_features(self) -> int:
         """Number of columns of X."""
         return int(self.x.shape[1])
+
+    def check(self, sizes: Sequence[PieceSize]) -> None:
+        """Nothing to refuse: they are slices."""
 
     def pieces(self, dtype: DTypeLike | None = None) -> list[RawPiece]:
         """Return one ``(X, y, sample_weight)`` tuple per piece."""
@@ -142,6 +151,10 @@ class LazyDataset(Dataset):
     def n_features(self) -> int | None:
         """Number of columns of X, None if column chunk sizes are unknown."""
         return self.x.n_columns
+
+    def check(self, sizes: Sequence[PieceSize]) -> None:
+        """Refuse chunks of other rows or columns than their collection says; see `check_sizes`."""
+        check_sizes(sizes, self.x.sizes, self.x.n_columns)
 
     def pieces(self, dtype: DTypeLike | None = None) -> list[RawPiece]:
         """Return one ``Delayed`` per row chunk, each giving an ``(X, y, sample_weight)`` tuple.

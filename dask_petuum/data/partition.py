@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from dask_petuum.data.blocks import Matrix, Vector, as_matrix, as_vector, as_weights, read_only
 
-__all__ = ["Partition", "PieceSize", "canonical_piece", "measure", "to_partition"]
+__all__ = ["Partition", "PieceSize", "canonical_piece", "check_sizes", "measure", "to_partition"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,46 @@ def measure(
         nnz = int(n_rows * n_cols)
         nbytes += data.nbytes
     return PieceSize(n_rows=int(n_rows), n_cols=int(n_cols), nnz=nnz, nbytes=int(nbytes))
+
+
+def check_sizes(
+    sizes: Sequence[PieceSize], n_rows: Sequence[float] = (), n_columns: int | None = None
+) -> None:
+    """Refuse pieces that are no parts of one table, now that they have been measured.
+
+    Parameters
+    ----------
+    sizes
+        Size of each piece, in order.
+    n_rows
+        Rows that each piece was said to have, NaN where nothing was; empty: nothing was.
+    n_columns
+        Columns that they were said to have.
+
+    Raises
+    ------
+    ValueError
+        Naming the first chunk that differs, or in scikit-learn's words where there are no rows.
+    """
+    expected, who = (sizes[0].n_cols, "chunk 0") if n_columns is None else (n_columns, "its array")
+    for number, size in enumerate(sizes):
+        if size.n_cols != expected:
+            raise ValueError(
+                f"chunk {number} of X has {size.n_cols} columns, {who} says {expected}; "
+                "the chunks of a collection must have the same columns"
+            )
+    for number, (size, said) in enumerate(zip(sizes, n_rows, strict=False)):
+        if not math.isnan(said) and size.n_rows != said:
+            raise ValueError(
+                f"chunk {number} of X has {size.n_rows} rows, its array says {said:.0f}; "
+                "call X.compute_chunk_sizes(), or make it with the right chunks"
+            )
+    shape = (sum(size.n_rows for size in sizes), expected)
+    for length, what in zip(shape, ("sample", "feature"), strict=True):
+        if length == 0:
+            raise ValueError(
+                f"Found array with 0 {what}(s) (shape={shape}) while a minimum of 1 is required."
+            )
 
 
 def to_partition(

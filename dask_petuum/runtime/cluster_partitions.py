@@ -55,6 +55,7 @@ class PlacedPartitions:
         self._given = dataset.pieces()
         pieces = put_pieces(client, self._given, workers)
         self.sizes: Sequence[PieceSize] = self._measure(pieces, check, workers)
+        dataset.check(self.sizes)
         self._starts = [0, *accumulate(size.n_rows for size in self.sizes)]
         self.addresses: tuple[str, ...] = ()
         self.ranks: list[int] = []

@@ -40,8 +40,7 @@ class ClusterSession(Session):
     def __repr__(self) -> str:
         return f"<ClusterSession on {len(self._addresses)} workers, tables {sorted(self._specs)}>"
 
-    def close(self) -> None:
-        """Free the tables."""
+    def _free(self) -> None:
         if self._last is not None:
             self._last.close()
             self._last = None

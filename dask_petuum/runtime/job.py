@@ -109,6 +109,7 @@ class LocalJob(Job):
         self._threads = Threads(count_threads(n_jobs))
         pieces = [_computed(piece, dataset.is_lazy) for piece in dataset.pieces()]
         self.sizes = [measure(piece, check) for piece in pieces]
+        dataset.check(self.sizes)
         starts = [0, *accumulate(size.n_rows for size in self.sizes)]
         self._partitions = [
             to_partition(piece, index, starts[index], dtype) for index, piece in enumerate(pieces)

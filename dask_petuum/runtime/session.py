@@ -15,6 +15,7 @@ from __future__ import annotations
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from types import TracebackType
 from typing import Any
 
@@ -47,6 +48,7 @@ class SessionTable:
 
     def to_numpy(self) -> Any:
         """Read all values: ndarray (n_rows, n_cols); of a sparse table, a ``csr_array``."""
+        self._session._check_open()
         return self._session._read(self.spec)
 
     def to_xarray(self) -> Any:
@@ -61,6 +63,7 @@ class Session(ABC):
         self._specs: dict[str, TableSpec] = {}
         #: Per rank of the last run: bytes, rows, seconds waited, histogram of staleness.
         self.statistics: list[dict[str, Any]] = []
+        self._closed = False
 
     def __enter__(self) -> Session:
         return self
@@ -93,7 +96,8 @@ class Session(ABC):
         TableError
             For a name that is taken, or anything that cannot be.
         """
-        if name in self._specs:
+        self._check_open()
+        if isinstance(name, str) and name in self._specs:
             raise TableError(f"there is a table {name!r} already")
         spec = TableSpec(
             name,
@@ -112,7 +116,7 @@ class Session(ABC):
 
     def table(self, name: str) -> SessionTable:
         """Look up a table."""
-        if name not in self._specs:
+        if not isinstance(name, str) or name not in self._specs:
             raise TableError(f"no table {name!r}; there are {sorted(self._specs)}")
         return SessionTable(self, self._specs[name])
 
@@ -154,7 +158,11 @@ class Session(ABC):
         ValueError, TableError
             For arguments that cannot be; before anything is started.
         """
-        return self._run(function, partitions, _model(consistency, staleness), seed)
+        self._check_open()
+        if not callable(function):
+            raise TypeError(f"function must be callable as function(ctx, data), got {function!r}")
+        _check_whole("seed", seed, 0)
+        return self._run(function, partitions, _model(consistency, staleness), int(seed))
 
     def audit(
         self,
@@ -188,13 +196,25 @@ class Session(ABC):
         ValueError
             For a model, a bound or a number of clocks that cannot be.
         """
+        self._check_open()
+        _check_whole("n_clocks", n_clocks, 1)
+        _check_whole("seed", seed, 0)
         model = _model(consistency, staleness)
         with self._sibling() as session:
             return audit(session, model, n_clocks, seed)
 
-    @abstractmethod
     def close(self) -> None:
-        """Free the tables."""
+        """Free the tables; the session is of no use afterwards."""
+        self._closed = True
+        self._free()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TableError("this session is closed, its tables are gone; connect() opens another")
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Free the tables; may be called again."""
 
     @abstractmethod
     def _sibling(self) -> Session:
@@ -226,8 +246,7 @@ class LocalSession(Session):
     def __repr__(self) -> str:
         return f"<LocalSession in this process, tables {sorted(self._tables)}>"
 
-    def close(self) -> None:
-        """Free the tables."""
+    def _free(self) -> None:
         self._tables.clear()
 
     def _sibling(self) -> Session:
@@ -258,6 +277,12 @@ class LocalSession(Session):
                 table.forget_views()
         self.statistics = [ctx.counts.to_dict()]
         return [result]
+
+
+def _check_whole(name: str, value: Any, low: int) -> None:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or int(value) < low:
+        raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
 
 
 def _model(consistency: str | None, staleness: Any) -> Consistency:
@@ -298,6 +323,10 @@ def connect(client: Any = None) -> Session:
         client = find_client(client)
     if client is None:
         return LocalSession()
+    if not hasattr(client, "scheduler_info"):
+        raise TypeError(
+            f"client must be a Dask client, a scheduler's address, 'local' or None, got {client!r}"
+        )
     from dask_petuum.runtime.cluster_session import ClusterSession
 
     return ClusterSession(client)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from dask_petuum.exceptions import TableError
+from dask_petuum.store.numbers import checked_array, fitting
 from dask_petuum.store.spec import TableSpec
 
 __all__ = [
@@ -38,7 +39,7 @@ def checked_rows(spec: TableSpec, rows: Sequence[int] | Array | None) -> Array |
     """
     if rows is None:
         return None
-    checked = np.asarray(rows)
+    checked = checked_array(rows, f"rows of table {spec.name!r}")
     if checked.size == 0:
         return np.empty(0, dtype=np.int64)
     if checked.ndim != 1 or checked.dtype.kind not in "iu":
@@ -46,8 +47,7 @@ def checked_rows(spec: TableSpec, rows: Sequence[int] | Array | None) -> Array |
             f"rows of table {spec.name!r} must be a 1-d sequence of integers, "
             f"got shape {checked.shape} of {checked.dtype}"
         )
-    checked = checked.astype(np.int64)
-    if (np.diff(checked) <= 0).any():
+    if (checked[1:] <= checked[:-1]).any():
         raise TableError(
             f"rows of table {spec.name!r} must be ascending and unique; use numpy.unique"
         )
@@ -58,23 +58,26 @@ def checked_rows(spec: TableSpec, rows: Sequence[int] | Array | None) -> Array |
         )
     if len(checked) == spec.n_rows:
         return None
-    return checked
+    return np.asarray(checked, dtype=np.int64)
 
 
 def checked_positions(n_rows: int, at: Sequence[int] | Array | None) -> Array | None:
     """Check positions within a view of ``n_rows`` rows: integers, in range, unique."""
     if at is None:
         return None
-    where = np.asarray(at)
+    where = checked_array(at, "positions")
     if where.size == 0:
         return np.empty(0, dtype=np.int64)
     if where.ndim != 1 or where.dtype.kind not in "iu":
         raise TableError(f"positions must be a 1-d sequence of integers, got {at!r}")
     if where.min() < 0 or where.max() >= n_rows:
-        raise TableError(f"positions must be within 0 .. {n_rows - 1} of the view")
+        raise TableError(
+            f"positions must be within 0 .. {n_rows - 1} of the view, "
+            f"got {where.min()} .. {where.max()}"
+        )
     if len(np.unique(where)) != len(where):
         raise TableError("positions must be unique; add up the increments of a row first")
-    return where.astype(np.int64)
+    return np.asarray(where, dtype=np.int64)
 
 
 def checked_delta(spec: TableSpec, shape: tuple[int, int], delta: Any, where: Array | None) -> Any:
@@ -87,24 +90,28 @@ def checked_delta(spec: TableSpec, shape: tuple[int, int], delta: Any, where: Ar
     Raises
     ------
     TableError
-        For another shape, or for floats added to an integer table.
+        For another shape, for floats added to an integer table, and for numbers that do not fit.
     """
     expected = shape if where is None else (len(where), shape[1])
-    if is_sparse(delta):
-        delta = sp.csr_array(delta) if spec.sparse else delta.toarray()
-    else:
-        delta = np.asarray(delta)
+    what = f"increments of table {spec.name!r}"
+    delta = checked_array(delta, what)
+    if is_sparse(delta) and not spec.sparse:
+        delta = delta.toarray()
     if delta.shape != expected:
         raise TableError(
             f"an increment of table {spec.name!r} must have shape {expected}, got {delta.shape}"
         )
     dtype = np.dtype(spec.dtype)
     if delta.dtype != dtype:
-        if dtype.kind == "i" and delta.dtype.kind not in "iub":
+        if delta.dtype.kind not in ("iub" if dtype.kind == "i" else "iubf"):
             raise TableError(
-                f"table {spec.name!r} holds {spec.dtype}: cannot add {delta.dtype}; round first"
+                f"table {spec.name!r} holds {spec.dtype}: cannot add {delta.dtype}; "
+                f"{'round first' if delta.dtype.kind == 'f' else 'give numbers'}"
             )
-        delta = delta.astype(dtype)
+        if not is_sparse(delta):
+            return fitting(delta, dtype, what)
+        values = fitting(delta.data, dtype, what)
+        delta = sp.csr_array((values, delta.indices, delta.indptr), shape=delta.shape)
     return delta
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from dask_petuum.exceptions import TableError
+from dask_petuum.store.numbers import checked_array, fitting, is_number, is_whole
 
 __all__ = [
     "DTYPES",
@@ -51,6 +53,13 @@ class Normal:
     scale: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        numbers = is_number(self.mean) and is_number(self.scale) and self.scale >= 0
+        if not numbers or not is_whole(self.seed):
+            raise TableError(
+                f"Normal needs a finite mean, a finite scale >= 0 and a seed >= 0, got {self!r}"
+            )
+
     def draw(self, rng: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[Any]:
         """Draw a block of values of the given shape."""
         return rng.normal(self.mean, self.scale, size=shape)
@@ -63,6 +72,14 @@ class Uniform:
     low: float = 0.0
     high: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = is_number(self.low) and is_number(self.high) and self.low <= self.high
+        if not numbers or not np.isfinite(self.high - self.low) or not is_whole(self.seed):
+            raise TableError(
+                f"Uniform needs finite low <= high, less than 1.8e308 apart, and a seed >= 0, "
+                f"got {self!r}"
+            )
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[Any]:
         """Draw a block of values of the given shape."""
@@ -88,6 +105,10 @@ class UpdateRule:
             raise TableError(
                 f"update rule must be 'add', 'clip' or 'soft_threshold', got {self.kind!r}"
             )
+        bounds = {"low": self.low, "high": self.high, "threshold": self.threshold}
+        for name, value in bounds.items():
+            if not isinstance(value, Real):
+                raise TableError(f"{name} of an update rule must be a number, got {value!r}")
         if self.kind == "clip" and not self.low <= self.high:
             raise TableError(f"clip needs low <= high, got [{self.low}, {self.high}]")
         if self.kind == "soft_threshold" and not self.threshold >= 0:
@@ -142,6 +163,10 @@ class TableSpec:
         object.__setattr__(self, "shape", _checked_shape(self.name, self.shape))
         object.__setattr__(self, "dtype", _checked_dtype(self.name, self.dtype))
         object.__setattr__(self, "dims", _checked_dims(self.name, self.dims))
+        if not isinstance(self.rule, UpdateRule):
+            raise TableError(
+                f"rule of table {self.name!r} must be an UpdateRule, got {self.rule!r}"
+            )
         _check_coords(self)
         _check_init(self)
         if self.sparse and self.rule.kind != "add":
@@ -227,7 +252,7 @@ def _checked_shape(name: str, shape: Any) -> tuple[int, int]:
 
 def _checked_dtype(name: str, dtype: Any) -> str:
     try:
-        canonical = str(np.dtype(dtype).name)
+        canonical = "None" if dtype is None else str(np.dtype(dtype).name)
     except TypeError:
         canonical = str(dtype)
     if canonical not in DTYPES:
@@ -236,9 +261,10 @@ def _checked_dtype(name: str, dtype: Any) -> str:
 
 
 def _checked_dims(name: str, dims: Any) -> tuple[str, str]:
-    if isinstance(dims, str) or len(dims) != 2 or len(set(dims)) != 2:
+    names = tuple(dims) if isinstance(dims, Sequence) and not isinstance(dims, str) else ()
+    if len(names) != 2 or not all(isinstance(n, str) for n in names) or names[0] == names[1]:
         raise TableError(f"dims of table {name!r} must be two different names, got {dims!r}")
-    return str(dims[0]), str(dims[1])
+    return names[0], names[1]
 
 
 def _checked_staleness(name: str, staleness: Any) -> int | None:
@@ -247,7 +273,9 @@ def _checked_staleness(name: str, staleness: Any) -> int | None:
     try:
         bound = operator.index(staleness)
     except TypeError:
-        raise TableError(f"staleness of table {name!r} must be an integer or None") from None
+        raise TableError(
+            f"staleness of table {name!r} must be an integer or None, got {staleness!r}"
+        ) from None
     if bound < 0:
         raise TableError(
             f"staleness of table {name!r} must be >= 0, got {bound}; "
@@ -257,7 +285,17 @@ def _checked_staleness(name: str, staleness: Any) -> int | None:
 
 
 def _check_coords(spec: TableSpec) -> None:
+    if not isinstance(spec.coords, Mapping):
+        raise TableError(
+            f"coords of table {spec.name!r} must be a mapping from a dim to its labels, "
+            f"got {spec.coords!r}"
+        )
     for dim, labels in spec.coords.items():
+        if not hasattr(labels, "__len__"):
+            raise TableError(
+                f"coords of table {spec.name!r}: the labels of dim {dim!r} must be a sequence, "
+                f"got {labels!r}"
+            )
         if dim not in spec.dims:
             raise TableError(f"coords of table {spec.name!r}: no dim {dim!r} in {spec.dims}")
         expected = spec.shape[spec.dims.index(dim)]
@@ -273,26 +311,13 @@ def _check_init(spec: TableSpec) -> None:
         if spec.dtype.startswith("int"):
             raise TableError(f"table {spec.name!r}: random first values need a float dtype")
         return
-    sparse = sp.issparse(spec.init)
-    init: Any = sp.csr_array(spec.init) if sparse else np.asarray(spec.init)
+    what = f"first values of table {spec.name!r}"
+    init = checked_array(spec.init, what)
+    sparse = sp.issparse(init)
     if init.dtype.kind not in "biuf":
-        raise TableError(f"first values of table {spec.name!r} must be numbers, got {spec.init!r}")
+        raise TableError(f"{what} must be numbers, got {spec.init!r}")
     if init.ndim and init.shape != spec.shape:
-        raise TableError(
-            f"first values of table {spec.name!r} have shape {init.shape}, "
-            f"the table has {spec.shape}"
-        )
-    numbers = init.data if sparse else init
-    if spec.dtype.startswith("int") and not _all_fit(numbers, np.iinfo(spec.dtype)):
-        raise TableError(f"first values of table {spec.name!r} do not fit {spec.dtype}; round them")
+        raise TableError(f"{what} have shape {init.shape}, the table has {spec.shape}")
+    fitting(init.data if sparse else init, spec.dtype, what)
     if init.ndim:
         object.__setattr__(spec, "init", init)
-
-
-def _all_fit(init: npt.NDArray[Any], limits: np.iinfo[Any]) -> bool:
-    """Whether numbers are whole and within the limits of an integer type."""
-    if init.dtype.kind != "f":
-        return bool(((init >= limits.min) & (init <= limits.max)).all())
-    # 2**63 - 1 is no float: the float next to it would be 2**63, which does not fit
-    inside = (init >= float(limits.min)) & (init < -float(limits.min))
-    return bool((inside & (init == np.rint(init))).all())

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_array,
@@ -71,11 +72,15 @@ def check_rows(
     if dask_backed(X) is not None:
         _check_lazy(estimator, X, reset=reset)
         return X
+    given: Any = check_container(X)
+    shape: tuple[int, ...] = getattr(given, "shape", ())
+    if reset and issparse(given) and len(shape) == 2:
+        check_width(estimator, shape[1])  # before it becomes CSC
     labelled = {} if y is None else {"y": _target(y, numbers=columns), "multi_output": False}
     try:
         checked = validate_data(
             estimator,
-            check_container(X),
+            given,
             **labelled,
             **({"y_numeric": True} if columns and labelled else {}),
             accept_sparse="csc" if columns else "csr",
@@ -189,13 +194,13 @@ def of_known_width(estimator: Any, job: Job) -> Job:
 
 def check_weights(sample_weight: NDArray[Any]) -> None:
     """Refuse weights that are not finite or negative, naming the first."""
-    with np.errstate(invalid="ignore"):
-        bad = np.flatnonzero(~((sample_weight >= 0) & (sample_weight <= LARGEST_WEIGHT)))
-    if len(bad):
-        raise ValueError(
-            f"sample_weight must be finite and >= 0 (up to {LARGEST_WEIGHT:g}), got "
-            f"{sample_weight[bad[0]]} in row {bad[0]}"
-        )
+    bad = np.flatnonzero(~((sample_weight >= 0) & (sample_weight <= LARGEST_WEIGHT)))
+    if not len(bad):
+        return
+    value, where = sample_weight[bad[0]], f"in row {bad[0]}"
+    if 0 <= value < np.inf:
+        raise ValueError(f"sample_weight must be at most {LARGEST_WEIGHT:g}, got {value} {where}")
+    raise ValueError(f"sample_weight must be finite and >= 0, got {value} {where}")
 
 
 def check_number(name: str, value: Any, kind: Any, low: float, *, strict: bool = False) -> None:

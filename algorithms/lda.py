@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from numbers import Integral
-from os import PathLike
 from typing import Any, Self
 
 import numpy as np
@@ -38,17 +36,12 @@ from .lda_infer import Topics, document_completion, infer, score_partition
 from .lda_parameters import check_parameters
 from .lda_sampler import word_log_likelihood
 from .lda_tokens import padded
-from .lda_topics import npmi, read_model, to_dataset, top_indices, write_model
+from .lda_topics import npmi, to_dataset, top_indices
 
 __all__ = ["LDA"]
 
 #: Passes over documents that join a model by `LDA.partial_fit`.
 PARTIAL_PASSES = 20
-#: What a saved model consists of.
-ARRAYS = ("word_topic_counts_", "doc_topic_prior_")
-NUMBERS = (
-    "topic_word_prior_", "n_iter_", "n_tokens_", "n_features_in_", "doc_log_likelihood_",
-)  # fmt: skip
 
 
 class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  # type: ignore[misc]
@@ -305,31 +298,6 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         """The model as an xarray.Dataset: topic_word, topic_share, doc_topic_prior."""
         check_is_fitted(self)
         return to_dataset(self)
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the fitted model to one npz file (no pickle); ``random_state`` only if a number."""
-        check_is_fitted(self)
-        parameters = self.get_params(deep=False)
-        if not isinstance(self.random_state, Integral):
-            parameters["random_state"] = None
-        about: dict[str, Any] = {"parameters": parameters, "history": self.history_}
-        about["numbers"] = {name: getattr(self, name) for name in NUMBERS}
-        arrays = {name: getattr(self, name) for name in ARRAYS}
-        if hasattr(self, "feature_names_in_"):
-            arrays["feature_names_in_"] = self.feature_names_in_.astype(str)
-        write_model(path, about, arrays)
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> Self:
-        """Read a model that `save` wrote."""
-        about, arrays = read_model(path)
-        model = cls(**about["parameters"])
-        names = arrays.pop("feature_names_in_", None)
-        if names is not None:
-            arrays["feature_names_in_"] = names.astype(object)
-        for name, value in {**about["numbers"], **arrays, "history_": about["history"]}.items():
-            setattr(model, name, value)
-        return model
 
     def _is_fitted(self) -> bool:
         return "word_topic_counts_" in self.__dict__

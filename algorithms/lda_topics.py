@@ -1,14 +1,7 @@
-"""Fitted topics for people and for files: top words, coherence, labelled arrays, saving.
-
-A saved model is one npz file: arrays, and a JSON text for everything else. Nothing is pickled, so
-a file from a stranger can be loaded.
-"""
+"""Fitted topics for people: top words, coherence, labelled arrays."""
 
 from __future__ import annotations
 
-import json
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +11,9 @@ from numpy.typing import NDArray
 from dask_petuum.results import table_to_xarray
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["npmi", "read_model", "to_dataset", "top_indices", "write_model"]
+__all__ = ["npmi", "to_dataset", "top_indices"]
 
 Array = NDArray[Any]
-#: Version of the file format.
-FORMAT = 1
 
 
 def top_indices(counts: Array, n: int) -> Array:
@@ -84,28 +75,3 @@ def to_dataset(model: Any) -> Any:
     dataset["topic_share"].attrs["long_name"] = "share of the corpus' tokens"
     dataset.attrs["topic_word_prior"] = float(model.topic_word_prior_)
     return dataset
-
-
-def write_model(path: str | PathLike[str], about: dict[str, Any], arrays: dict[str, Array]) -> None:
-    """Write arrays and a description that JSON can hold."""
-    text = json.dumps({"format": FORMAT, **about})
-    with Path(path).open("wb") as file:
-        np.savez_compressed(file, about=np.array(text), **arrays)  # type: ignore[arg-type]
-
-
-def read_model(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Read what `write_model` wrote.
-
-    Raises
-    ------
-    ValueError
-        If the file is none of ours or of a later version.
-    """
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    if "about" not in arrays:
-        raise ValueError(f"{path} holds no saved LDA model: it lacks the entry 'about'")
-    about = json.loads(str(arrays.pop("about")))
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {about.get('format')!r}, this version reads {FORMAT}")
-    return about, arrays

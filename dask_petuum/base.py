@@ -7,21 +7,32 @@ parameter: scikit-learn's ``clone`` copies parameters deeply, and a client canno
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from numbers import Integral
+from os import PathLike
+from typing import Any, NoReturn, Self
 
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from dask_petuum.data import open_dataset
+from dask_petuum.results import model_to_xarray
 from dask_petuum.runtime.job import Check, Job, Monitor, RunOptions, RunResult
 from dask_petuum.runtime.program import Program, Record
 from dask_petuum.runtime.where import open_job
+from dask_petuum.saving import read_model, write_model
 from dask_petuum.store.consistency import Staleness
 
 __all__ = ["PetuumEstimator"]
+
+#: Attributes that belong to this process.
+NOT_SAVED = ("_client",)
+#: What fitted attributes are called: ``coef_``, ``_seen``.
+NAME = re.compile(r"[a-z]\w*_|_[a-z]\w*", re.ASCII)
 
 
 class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc]
@@ -48,6 +59,61 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
     @client.setter
     def client(self, client: Any) -> None:
         self.__dict__["_client"] = client
+
+    def to_xarray(self) -> Any:
+        """What was learnt, as a labelled xarray.Dataset; see `dask_petuum.results.VARIABLES`."""
+        check_is_fitted(self)
+        return model_to_xarray(self)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write parameters and what was learnt to one file, which replaces an older one at once.
+
+        It holds arrays and JSON, each part with its hash, and nothing that could run. Of
+        ``random_state`` only a number is kept.
+
+        Raises
+        ------
+        TypeError
+            For a parameter or an id that is no number, text or array.
+        """
+        check_is_fitted(self)
+        parameters = self.get_params(deep=False)
+        if not isinstance(parameters.get("random_state"), Integral):
+            parameters["random_state"] = None
+        names = self._get_param_names()
+        if "random_state" not in names:
+            del parameters["random_state"]
+        learnt = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in names and name not in NOT_SAVED and not name.startswith("_skl")
+        }
+        write_model(path, type(self).__name__, {"parameters": parameters, "learnt": learnt})
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read a model of this class that `save` wrote; runs no code of the file's.
+
+        Raises
+        ------
+        ValueError
+            For a file that is none of ours, damaged, of another class or a newer version.
+        """
+        about = read_model(path, cls.__name__)
+        parameters, learnt = (about.get(name) for name in ("parameters", "learnt"))
+        if not isinstance(parameters, dict) or not isinstance(learnt, dict):
+            raise ValueError(f"{path} cannot be loaded: it lacks parameters or what was learnt")
+        unknown = sorted(set(map(str, parameters)) - set(cls._get_param_names()))
+        unknown += [
+            name
+            for name in map(str, learnt)
+            if not NAME.fullmatch(name) or name in NOT_SAVED or hasattr(cls, name)
+        ]
+        if unknown:
+            raise ValueError(f"{path} cannot be loaded: a {cls.__name__} has no {unknown[0]!r}")
+        model = cls(**parameters)
+        model.__dict__.update(learnt)
+        return model
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())

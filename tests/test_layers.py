@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "lazy": {"data"},
     "runtime": {"store", "checkpoint", "model_parallel", "transport", "data", "results"},
     "results": {"store"},
-    "base": {"runtime", "data", "results", "store"},
+    "saving": {""},  # the version
+    "base": {"runtime", "data", "results", "saving", "store"},
     "algorithms": {
         "base",
         "results",

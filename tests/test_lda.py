@@ -223,7 +223,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert loaded.log_likelihood() == fitted.log_likelihood()
     assert loaded.history_ == fitted.history_
     np.savez(tmp_path / "other.npz", a=np.zeros(2))
-    with pytest.raises(ValueError, match="no saved LDA model"):
+    with pytest.raises(ValueError, match=r"no manifest\.json"):
         LDA.load(tmp_path / "other.npz")
 
 

@@ -213,7 +213,7 @@ def test_partial_fit_refuses_another_width_that_nobody_knew(name: str) -> None:
     model = subject.fit(PLAIN, target(subject.y))
     before = subject.learnt(model).copy()
     y = () if subject.y is None else (target(subject.y),)
-    with pytest.raises(ValueError, match="X has 4 features, but .* is expecting 5"):
+    with pytest.raises(ValueError, match=r"X has 4 features, but .* is expecting 5"):
         model.partial_fit(of_unknown_width(lambda rows: rows[:, :4]), *y)
     np.testing.assert_array_equal(subject.learnt(model), before)
 
@@ -232,7 +232,7 @@ def test_bad_lazy_targets_and_weights_are_refused(name: str) -> None:
         with pytest.raises(ValueError, match=rf"y .*{text}.*row 1 of its chunk"):
             model.fit(PLAIN, replaced(subject.y, value))
     for value in (np.nan, np.inf, -1.0, 1e300):
-        with pytest.raises(ValueError, match=r"sample_weight must be finite .* in row 1"):
+        with pytest.raises(ValueError, match=r"sample_weight must be .* got .* in row 1"):
             model.fit(PLAIN, target(subject.y), sample_weight=replaced(ones, value))
     for weights, text in ((ones * 0, "0"), (ones.astype(complex), "real numbers, got complex")):
         with pytest.raises(ValueError, match=text):

@@ -75,8 +75,8 @@ def check_labels(y: NDArray[Any], *, chunk: bool = False) -> None:
     check_finite(y, "y", chunk=chunk)
     try:
         with np.errstate(invalid="ignore"):  # whole numbers beyond int64
-            check_classification_targets(y)
             np.unique(y)
+            check_classification_targets(y)
     except TypeError as error:
         kinds = sorted({type(label).__name__ for label in y.tolist()})
         raise TypeError(f"y has labels that cannot be ordered, of types {kinds}: {error}") from None

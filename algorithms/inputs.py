@@ -22,7 +22,7 @@ from sklearn.utils.validation import (
 )
 
 from dask_petuum.data import Partition, open_dataset
-from dask_petuum.data.blocks import check_container
+from dask_petuum.data.blocks import as_matrix, check_container
 from dask_petuum.data.kinds import dask_backed, is_dask_frame
 from dask_petuum.runtime.job import Job
 
@@ -94,13 +94,15 @@ def check_rows(
         )
     except OverflowError as error:
         raise ValueError(f"X has a number that does not fit float64: {error}") from error
-    rows = checked[0] if labelled else checked
+    rows, target = checked if labelled else (checked, None)
     if reset:
         check_width(estimator, rows.shape[1])
+    if not columns:
+        rows = as_matrix(rows)  # kernels want sorted indices without duplicates
     check_finite(rows)
     if columns and labelled:
-        check_finite(checked[1], "y")  # objects are numbers by now
-    return checked
+        check_finite(target, "y")  # objects are numbers by now
+    return (rows, target) if labelled else rows
 
 
 def _target(y: Any, *, numbers: bool) -> Any:

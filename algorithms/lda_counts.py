@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from sklearn.utils.validation import check_array, validate_data
 
 from dask_petuum.data import Partition
-from dask_petuum.data.blocks import check_container
+from dask_petuum.data.blocks import as_matrix, check_container
 from dask_petuum.data.kinds import dask_backed
 
 from .input_values import check_width, host_memory
@@ -53,6 +53,7 @@ def check_input(estimator: Any, X: Any, *, reset: bool) -> Any:
         raise ValueError(f"counts must be whole numbers up to {LARGEST}: {error}") from error
     if reset:
         check_width(estimator, X.shape[1])
+    X = as_matrix(X)  # native numbers; sorted indices without duplicates
     check_counts(X)
     return X
 

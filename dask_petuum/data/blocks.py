@@ -175,10 +175,21 @@ def _as_csr(x: Any, dtype: DTypeLike | None, *, any_layout: bool) -> sp.csr_arra
     # A new object over the same buffers: scipy caches flags on the one that it is asked about.
     csr = csr_of(given.data, *_narrow(given.indices, given.indptr, x.shape), x.shape)
     if not any_layout and not csr.has_canonical_format:
-        csr = csr.copy()
-        csr.sum_duplicates()
+        csr = _without_duplicates(csr)
     csr.data = _cast(csr.data, dtype)
     return csr
+
+
+def _without_duplicates(csr: sp.csr_array[Any]) -> sp.csr_array[Any]:
+    """Return a copy with sorted indices, duplicates added up; small integers do not wrap around."""
+    small = csr.dtype.kind in "iu" and csr.dtype.itemsize < 8
+    summed = csr.astype(np.int64) if small else csr.copy()
+    summed.sum_duplicates()
+    if small:
+        again = summed.data.astype(csr.dtype)
+        if np.array_equal(again, summed.data):
+            summed.data = again
+    return summed
 
 
 def _narrow(

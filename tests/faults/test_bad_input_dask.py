@@ -234,7 +234,10 @@ def test_bad_lazy_targets_and_weights_are_refused(name: str) -> None:
     for value in (np.nan, np.inf, -1.0, 1e300):
         with pytest.raises(ValueError, match=r"sample_weight must be .* got .* in row 1"):
             model.fit(PLAIN, target(subject.y), sample_weight=replaced(ones, value))
-    for weights, text in ((ones * 0, "0"), (ones.astype(complex), "real numbers, got complex")):
+    for weights, text in (
+        (ones * 0, "0|zero"),
+        (ones.astype(complex), "real numbers, got complex"),
+    ):
         with pytest.raises(ValueError, match=text):
             model.fit(PLAIN, target(subject.y), sample_weight=target(weights))
     with pytest.raises(ValueError, match=r"\[24, 23\]"):

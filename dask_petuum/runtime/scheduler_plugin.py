@@ -344,6 +344,17 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         busy = {address for board in self._boards.values() for address in board.addresses}
         return [worker for worker in workers if worker.address not in busy]
 
+    def _fail(self, run_id: str, failure: Failure) -> None:
+        board = self._boards.get(run_id)
+        if board is not None and board.fail(failure):
+            self._announce_failure(run_id, board)
+
+    def _announce_failure(self, run_id: str, board: Board) -> None:
+        assert board.failure is not None
+        logger.info("Run %s ends: %s", run_id, board.failure.text)
+        self._cast(board, "petuum-interrupt", cause=board.failure.text)
+        self._notify(run_id)
+
     async def _look(self) -> None:
         """Give up workers that have a rank and are silent."""
         now = time()

@@ -204,8 +204,7 @@ class RankCore:
             for piece, part in view.parts(pending):
                 owners.add(piece.owner)
                 own = piece.owner == self.rank
-                address = view.plan, piece.block
-                for chunk in encode_delta(part, *address, self._empty, in_place=own):
+                for chunk in encode_delta(part, view.plan, piece.block, self._empty, in_place=own):
                     chunks[piece.owner].append(chunk)
                     if not own:
                         n_rows = n_chunk_rows(chunk, view.spec.n_cols)

@@ -179,9 +179,10 @@ class RankCore:
         for view, pending in increments:
             for piece, part in view.parts(pending):
                 owners.add(piece.owner)
-                for chunk in encode_delta(part, view.plan, piece.block, self._empty):
+                own = piece.owner == self.rank
+                for chunk in encode_delta(part, view.plan, piece.block, self._empty, in_place=own):
                     chunks[piece.owner].append(chunk)
-                    if piece.owner != self.rank:
+                    if not own:
                         n_rows = n_chunk_rows(chunk, view.spec.n_cols)
                         self.statistics.sent(view.spec.name, chunk_bytes(chunk), n_rows)
         entry = _Entry(self.clock, increments, chunks, set(range(self.n_ranks)), owners)

@@ -173,7 +173,7 @@ def run(seconds: tuple[float, ...]) -> tuple[Work, Shared, list[Rank]]:
             turns.spend(ctx.rank, 0.0)
             for number in range(N_PASSES):
                 totals = run_pass(
-                    ctx, program, {ctx.rank: part}, {ctx.rank: {}}, range(n_ranks), number
+                    ctx, program, {ctx.rank: part}, {ctx.rank: {}}, range(n_ranks), (number, number)
                 )
                 assert totals == {"visits": N_BLOCKS}
         except BaseException as error:  # noqa: BLE001 - shown by the test's thread

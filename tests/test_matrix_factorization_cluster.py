@@ -71,10 +71,10 @@ def test_free_order_learns_as_much_a_pass_as_the_fixed_one(request, place):
         for schedule in ("fixed", "free")
     )
     assert free.n_iter_ == fixed.n_iter_ == 12
-    for a, b in zip(free.history_, fixed.history_, strict=True):
-        assert a["rmse"] == pytest.approx(b["rmse"], rel=0.1)
-    seen = rebuilt_error(free), rebuilt_error(fixed)
-    assert seen[0] == pytest.approx(seen[1], rel=0.1)
+    # the first passes end elsewhere in the descent: the cells are smaller
+    for a, b in zip(free.history_[3:], fixed.history_[3:], strict=True):
+        assert a["rmse"] == pytest.approx(b["rmse"], rel=0.05)
+    assert rebuilt_error(free) == pytest.approx(rebuilt_error(fixed), rel=0.05)
 
 
 def rebuilt_error(fitted):

@@ -88,8 +88,8 @@ class SgdProgram(ModelParallelProgram):
         Partitions of the run.
     stop
         When to end.
-    order
-        In which blocks and partitions meet.
+    rotation
+        The order in which blocks and partitions meet.
     """
 
     metrics = ("squares", "held")
@@ -100,13 +100,13 @@ class SgdProgram(ModelParallelProgram):
         rate: float,
         n_parts: int,
         stop: Stop,
-        order: Rotation = Rotation("fixed"),  # noqa: B008 - it is frozen
+        rotation: Rotation = Rotation("fixed"),  # noqa: B008 - it is frozen
     ) -> None:
         self.problem = problem
         self.rate = rate
         self.stop = stop
-        self.order = order
-        per_part = BLOCKS_OF_A_PARTITION[order.order]
+        self.rotation = rotation
+        per_part = BLOCKS_OF_A_PARTITION[rotation.order]
         self.n_blocks = (
             1 if n_parts == 1 else max(n_parts, min(problem.n_items, per_part * n_parts))
         )
@@ -123,7 +123,7 @@ class SgdProgram(ModelParallelProgram):
 
     def schedule(self) -> Rotation:
         """Let every block visit every partition in each pass."""
-        return self.order
+        return self.rotation
 
     def blocks(self) -> Sequence[BlockSpec]:
         """Cut the first rows of the items into blocks."""

@@ -70,7 +70,7 @@ class Known(NamedTuple):
     work: Array
 
 
-@kernel()
+@kernel(inline=True)
 def are_blocks(columns: Columns, blocks: Array) -> bool:
     """Tell whether there are such blocks: the other kernels do not check it."""
     n_blocks = columns.starts.shape[0] - 1
@@ -92,7 +92,7 @@ def _dot(left: Array, right: Array) -> float:
     return total
 
 
-@kernel(fastmath=True)
+@kernel(fastmath=True, inline=True)
 def _dots(rows: Array, mine: int, a: int, b: int, c: int, d: int, out: Array) -> None:
     """Do four of `_dot` at once: row `mine` is read once for all of them."""
     left = rows[mine]
@@ -111,7 +111,7 @@ def _dots(rows: Array, mine: int, a: int, b: int, c: int, d: int, out: Array) ->
         out[3] += s
 
 
-@kernel()
+@kernel(inline=True)
 def _fetch(columns: Columns, known: Known, column: int, pinned: int) -> int:
     """Return the slot that has a column, after filling one that is not `pinned`."""
     slot = known.slot_of[column]
@@ -131,19 +131,19 @@ def _fetch(columns: Columns, known: Known, column: int, pinned: int) -> int:
     return int(slot)
 
 
-@kernel()
+@kernel(inline=True)
 def _scatter(columns: Columns, known: Known, column: int) -> None:
     for at in range(columns.indptr[column], columns.indptr[column + 1]):
         known.work[columns.indices[at]] = np.float64(columns.data[at])
 
 
-@kernel()
+@kernel(inline=True)
 def _clear(columns: Columns, known: Known, column: int) -> None:
     for at in range(columns.indptr[column], columns.indptr[column + 1]):
         known.work[columns.indices[at]] = 0.0
 
 
-@kernel()
+@kernel(inline=True)
 def _sparse(columns: Columns, known: Known, scattered: int, column: int) -> float:
     """Correlate a column with the one that is scattered; to the bit the same everywhere."""
     total = 0.0
@@ -154,7 +154,7 @@ def _sparse(columns: Columns, known: Known, scattered: int, column: int) -> floa
     return abs(float(total * columns.inverses[scattered] * columns.inverses[column]))
 
 
-@kernel()
+@kernel(inline=True)
 def _dense(columns: Columns, left: int, right: int) -> float:
     """Correlate two dense columns; to the bit the same everywhere."""
     total = 0.0
@@ -165,7 +165,7 @@ def _dense(columns: Columns, left: int, right: int) -> float:
     return abs(float(total * columns.inverses[left] * columns.inverses[right]))
 
 
-@kernel()
+@kernel(inline=True)
 def exact_strengths(
     columns: Columns, known: Known, block: int, others: Array, n_others: int, out: Array
 ) -> None:
@@ -181,12 +181,13 @@ def exact_strengths(
     """
     is_dense = columns.x.shape[0] > 0
     out[:n_others] = 0.0
-    for mine in columns.members[columns.starts[block] : columns.starts[block + 1]]:
+    for i in range(columns.starts[block], columns.starts[block + 1]):
+        mine = columns.members[i]
         if not is_dense:
             _scatter(columns, known, mine)
         for k in range(n_others):
-            other = others[k]
-            for column in columns.members[columns.starts[other] : columns.starts[other + 1]]:
+            for j in range(columns.starts[others[k]], columns.starts[others[k] + 1]):
+                column = columns.members[j]
                 if is_dense:
                     strength = _dense(columns, mine, column)
                 else:
@@ -207,7 +208,7 @@ def _place(block: int, other: int, n_pairs: int) -> int:
     return (min(block, other) * LOW + max(block, other) * HIGH) % n_pairs
 
 
-@kernel()
+@kernel(inline=True)
 def _look_up(
     columns: Columns, known: Known, block: int, others: Array, n_others: int, found: Array
 ) -> bool:
@@ -224,30 +225,37 @@ def _look_up(
     return complete
 
 
-@kernel()
+@kernel(inline=True)
 def _multiply(
-    columns: Columns, known: Known, slot: int, these: Array, at: Array, n: int, found: Array
+    columns: Columns,
+    known: Known,
+    slot: int,
+    four: Array,
+    at: Array,
+    n: int,
+    products: Array,
+    found: Array,
 ) -> None:
     """Correlate the column in a slot with up to four; take in those that are larger.
 
-    What is not final has a minus sign, and is 1 too small.
+    They are the first four numbers of `four`; the other four are theirs slots. What is not final in
+    `found` has a minus sign, and is 1 too small.
     """
-    products, slots = np.empty(4), np.empty(4, dtype=np.int64)
     for i in range(n):
-        slots[i] = _fetch(columns, known, these[i], slot)
+        four[4 + i] = _fetch(columns, known, four[i], slot)
     together = n == 4
     for i in range(n):  # with few slots, one may have been given up for the next
-        together = together and known.column_in[slots[i]] == these[i]
+        together = together and known.column_in[four[4 + i]] == four[i]
     if together:
-        _dots(known.slots, slot, slots[0], slots[1], slots[2], slots[3], products)
+        _dots(known.slots, slot, four[4], four[5], four[6], four[7], products)
     for i in range(n):
         if not together:
-            theirs = _fetch(columns, known, these[i], slot)
+            theirs = _fetch(columns, known, four[i], slot)
             products[i] = _dot(known.slots[slot], known.slots[theirs])
         found[at[i]] = min(found[at[i]], -abs(products[i]) - 1.0)
 
 
-@kernel()
+@kernel(inline=True)
 def _strengths(
     columns: Columns, known: Known, block: int, others: Array, n_others: int, found: Array
 ) -> None:
@@ -255,8 +263,9 @@ def _strengths(
     if _look_up(columns, known, block, others, n_others, found):
         return
     is_dense = columns.x.shape[0] > 0
-    these, at = np.empty(4, dtype=np.int64), np.empty(4, dtype=np.int64)
-    for mine in columns.members[columns.starts[block] : columns.starts[block + 1]]:
+    four, at, products = np.empty(8, dtype=np.int64), np.empty(4, dtype=np.int64), np.empty(4)
+    for i in range(columns.starts[block], columns.starts[block + 1]):
+        mine = columns.members[i]
         slot, n = -1, 0
         if is_dense:
             slot = _fetch(columns, known, mine, -1)
@@ -265,20 +274,19 @@ def _strengths(
         for k in range(n_others):
             if found[k] >= 0:
                 continue
-            for column in columns.members[
-                columns.starts[others[k]] : columns.starts[others[k] + 1]
-            ]:
+            for j in range(columns.starts[others[k]], columns.starts[others[k] + 1]):
+                column = columns.members[j]
                 if is_dense:
-                    these[n], at[n] = column, k
+                    four[n], at[n] = column, k
                     n += 1
                     if n == 4:
-                        _multiply(columns, known, slot, these, at, n, found)
+                        _multiply(columns, known, slot, four, at, n, products, found)
                         n = 0
                 else:
                     strength = _sparse(columns, known, mine, column)
                     found[k] = min(found[k], -strength - 1.0)
         if is_dense:
-            _multiply(columns, known, slot, these, at, n, found)
+            _multiply(columns, known, slot, four, at, n, products, found)
         else:
             _clear(columns, known, mine)
     n_blocks, n_pairs = columns.starts.shape[0] - 1, known.pairs.shape[0]
@@ -290,7 +298,7 @@ def _strengths(
             known.pairs[_place(block, others[k], n_pairs)] = entry
 
 
-@kernel()
+@kernel(inline=True)
 def _meets(
     columns: Columns,
     known: Known,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from dask_petuum.model_parallel import Priority, Random, Rotation, RoundRobin
     from dask_petuum.runtime.block_program import BlockSpec, ModelParallelProgram
+    from dask_petuum.runtime.cluster_blocks import run_blocks
     from dask_petuum.runtime.options import RunOptions
     from dask_petuum.runtime.program import DataParallelProgram
     from dask_petuum.runtime.session import connect, disarm
@@ -71,6 +72,7 @@ __all__ = [
     "disarm",
     "open_dataset",
     "open_job",
+    "run_blocks",
 ]
 
 #: module to the public names it holds
@@ -86,6 +88,7 @@ _HOMES = {
     "exceptions": tuple(name for name in __all__ if name.endswith("Error")),
     "model_parallel": ("Priority", "Random", "Rotation", "RoundRobin"),
     "runtime.block_program": ("BlockSpec", "ModelParallelProgram"),
+    "runtime.cluster_blocks": ("run_blocks",),
     "runtime.options": ("RunOptions",),
     "runtime.program": ("DataParallelProgram",),
     "runtime.session": ("connect", "disarm"),

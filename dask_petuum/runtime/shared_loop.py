@@ -23,6 +23,7 @@ from dask_petuum.runtime.block_program import Batch, ModelParallelProgram
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResult, add_metrics
 from dask_petuum.runtime.program import State
+from dask_petuum.runtime.shared_width import spectral_width_over_ranks
 from dask_petuum.store.spec import TableSpec
 
 __all__ = ["partials_table", "run_shared", "violations_table"]
@@ -32,24 +33,36 @@ VIOLATIONS_TABLE = "__violations__"
 
 
 def partials_table(program: ModelParallelProgram, plan: LoopPlan) -> TableSpec:
-    """Specify the table in which pushes are summed: ``width`` rows for each round under way."""
-    shape = (_n_slots(plan) * program.width(), program.n_partials)
+    """Specify the table in which pushes are summed: a row a block for each round under way.
+
+    Where the width is not known yet, it has room for the largest; views have the rows in use.
+    """
+    width = program.width() or len(program.blocks())
+    shape = (_n_slots(plan) * width, program.n_partials)
     return TableSpec(PARTIALS_TABLE, shape, "float64", dims=("slot", "partial"))
 
 
 def violations_table(program: ModelParallelProgram, plan: LoopPlan) -> TableSpec:
     """Specify the table in which violations are summed: a row for each block, mostly."""
-    n_rows = _n_looks(program, plan) * len(program.blocks())
+    n_rows = _n_looks(_rounds_per_clock(program, program.width()), plan) * len(program.blocks())
     shape = (n_rows, program.n_violations)
     return TableSpec(VIOLATIONS_TABLE, shape, "float64", dims=("block", "violation"))
 
 
-def _n_looks(program: ModelParallelProgram, plan: LoopPlan) -> int:
+def _rounds_per_clock(program: ModelParallelProgram, width: int | None) -> int:
+    """Rounds in a clock; at least so many, where the width is not known yet."""
+    given = program.rounds_per_clock()
+    if given is not None:
+        return given
+    return 1 if width is None else -(-len(program.blocks()) // width)
+
+
+def _n_looks(per_clock: int, plan: LoopPlan) -> int:
     """Clocks whose violations need rows of their own: more than one only where clocks are short.
 
     They are measured once a clock, and `_n_slots` says after how many rounds rows may change again.
     """
-    return -(-_n_slots(plan) // program.rounds_per_clock())
+    return -(-_n_slots(plan) // per_clock)
 
 
 def _n_slots(plan: LoopPlan) -> int:
@@ -72,10 +85,14 @@ def run_shared(
     ctx.defer_increments()
     metrics = Metrics(ctx, program, plan)
     states = [program.start(ctx, part) for part in partitions]
-    rounds = _Rounds(ctx, program, list(zip(partitions, states, strict=True)), plan)
+    parts = list(zip(partitions, states, strict=True))
+    width = program.width()
+    if width is None:
+        width = spectral_width_over_ranks(ctx, program, parts, plan.slack + 1)
+    rounds = _Rounds(ctx, program, parts, plan, width)
     ctx.barrier()
     stopped_by = "max_clocks"
-    per_clock = program.rounds_per_clock()
+    per_clock = rounds.per_clock
     for _ in range(plan.max_clocks):
         rounds.look()
         for number in range(per_clock):
@@ -114,13 +131,15 @@ class _Rounds:
         program: ModelParallelProgram,
         parts: Sequence[tuple[Partition, State]],
         plan: LoopPlan,
+        width: int,
     ) -> None:
         specs = program.blocks()
         self._ctx = ctx
         self._program = program
         self._slack = plan.slack
         self._n_slots = _n_slots(plan)
-        self._width = program.width()
+        self._width = width
+        self.per_clock = _rounds_per_clock(program, width)
         self.parts = parts
         self.values = [spec.begin() for spec in specs]
         self.totals = dict.fromkeys(program.metrics, 0.0)
@@ -133,12 +152,16 @@ class _Rounds:
             width=self._width,
             seed=ctx.seed_of_run,
         )
-        self._view = ctx.table(PARTIALS_TABLE).view()
+        self._view = ctx.table(PARTIALS_TABLE).view(np.arange(self._n_slots * width))
         self._under_way: deque[tuple[Task, Batch]] = deque()
         #: Sums to be taken out of the table again, by rank 0: (round, sums), oldest first.
         self._used: deque[tuple[int, Array]] = deque()
         self._n_rounds = 0
-        self._looks = _Looks(ctx, program, plan) if program.n_violations else None
+        self._looks = (
+            _Looks(ctx, program, _n_looks(self.per_clock, plan), plan)
+            if program.n_violations
+            else None
+        )
         #: (n_blocks,) rounds begun when each block was committed last, and how far it moved then.
         self._committed_at = np.zeros(len(specs), dtype=np.int64)
         self._moved = np.zeros(len(specs))
@@ -227,13 +250,16 @@ class _Looks:
     The mutable state is which were measured and not yet taken, and what is to be cleared.
     """
 
-    def __init__(self, ctx: LoopContext, program: ModelParallelProgram, plan: LoopPlan) -> None:
+    def __init__(
+        self, ctx: LoopContext, program: ModelParallelProgram, n_looks: int, plan: LoopPlan
+    ) -> None:
         self._ctx = ctx
         self._program = program
         self._slack = plan.slack
         self._shape = (len(program.blocks()), program.n_violations)
-        self._n_looks = _n_looks(program, plan)
-        self._view = ctx.table(VIOLATIONS_TABLE).view()
+        self._n_looks = n_looks
+        n_rows = n_looks * self._shape[0]
+        self._view = ctx.table(VIOLATIONS_TABLE).view(np.arange(n_rows))
         self._n_measured = 0
         #: Measured and not yet taken: (look, the round before which it was), oldest first.
         self._under_way: deque[tuple[int, int]] = deque()

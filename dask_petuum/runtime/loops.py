@@ -13,7 +13,8 @@ from dask_petuum.runtime.loop import run_loop
 from dask_petuum.runtime.metrics import LoopPlan, RankResult, metrics_table
 from dask_petuum.runtime.program import DataParallelProgram, Program
 from dask_petuum.runtime.rotation_loop import run_rotation
-from dask_petuum.runtime.shared_loop import partials_table, run_shared, violations_table
+from dask_petuum.runtime.shared_loop import run_shared
+from dask_petuum.runtime.shared_tables import partials_table, violations_table
 from dask_petuum.runtime.shared_width import coupling_table
 from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.spec import TableSpec

@@ -6,9 +6,9 @@ which has rows for the rounds under way; every rank commits the same sums. With 
 a batch is committed s rounds after it was pushed, and other batches are under way meanwhile
 (pipelining; Lee et al. 2014), none of which conflicts with it.
 
-For a checkpoint the rounds come to rest: what is under way is committed, the tables are cleared, and
-every rank goes on with a new machine that knows the blocks' last changes. So nothing of the machine
-needs to be saved, and a run that goes on from the checkpoint does what this one does.
+For a checkpoint the rounds come to rest: what is under way is committed, the tables are cleared,
+and every rank goes on with a new machine that knows the blocks' last changes. So nothing of the
+machine needs to be saved, and a run that goes on from the checkpoint does what this one does.
 
 Where the program has violations, they are measured at the start of each clock, summed in the same
 way in a table of their own, and given to the machine in every rank after the same round.
@@ -30,56 +30,16 @@ from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.loop import begin_states, run_arrays, state_arrays
 from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResult, add_metrics
 from dask_petuum.runtime.program import State
+from dask_petuum.runtime.shared_tables import (
+    PARTIALS_TABLE,
+    VIOLATIONS_TABLE,
+    n_looks,
+    n_slots,
+    rounds_of,
+)
 from dask_petuum.runtime.shared_width import spectral_width_over_ranks
-from dask_petuum.store.spec import TableSpec
 
-__all__ = ["partials_table", "run_shared", "violations_table"]
-
-PARTIALS_TABLE = "__partials__"
-VIOLATIONS_TABLE = "__violations__"
-
-
-def partials_table(program: ModelParallelProgram, plan: LoopPlan) -> TableSpec:
-    """Specify the table in which pushes are summed: a row a block for each round under way.
-
-    Where the width is not known yet, it has room for the largest; views have the rows in use.
-    """
-    width = program.width() or len(program.blocks())
-    shape = (_n_slots(plan) * width, program.n_partials)
-    return TableSpec(PARTIALS_TABLE, shape, "float64", dims=("slot", "partial"))
-
-
-def violations_table(program: ModelParallelProgram, plan: LoopPlan) -> TableSpec:
-    """Specify the table in which violations are summed: a row for each block, mostly."""
-    n_rows = _n_looks(_rounds_per_clock(program, program.width()), plan) * len(program.blocks())
-    shape = (n_rows, program.n_violations)
-    return TableSpec(VIOLATIONS_TABLE, shape, "float64", dims=("block", "violation"))
-
-
-def _rounds_per_clock(program: ModelParallelProgram, width: int | None) -> int:
-    """Rounds in a clock; at least so many, where the width is not known yet."""
-    given = program.rounds_per_clock()
-    if given is not None:
-        return given
-    return 1 if width is None else -(-len(program.blocks()) // width)
-
-
-def _n_looks(per_clock: int, plan: LoopPlan) -> int:
-    """Clocks whose violations need rows of their own: more than one only where clocks are short.
-
-    They are measured once a clock, and `_n_slots` says after how many rounds rows may change again.
-    """
-    return -(-_n_slots(plan) // per_clock)
-
-
-def _n_slots(plan: LoopPlan) -> int:
-    """Rounds whose rows are in use.
-
-    The rows of round r may change again from round r + n on. Whoever begins that round knows that
-    all others have pushed round r + n - s - 1 (s: the slack); so they have committed what is
-    committed after the round before, r + n - 2 s - 2.
-    """
-    return 2 * plan.slack + 2
+__all__ = ["run_shared"]
 
 
 def run_shared(
@@ -163,9 +123,9 @@ class _Rounds:
         self._ctx = ctx
         self._program = program
         self._slack = plan.slack
-        self._n_slots = _n_slots(plan)
+        self._n_slots = n_slots(plan)
         self._width = width
-        self.per_clock = _rounds_per_clock(program, width)
+        self.per_clock = rounds_of(program, width)
         self.parts = parts
         self.values = [spec.begin() for spec in specs]
         self.totals = dict.fromkeys(program.metrics, 0.0)
@@ -177,7 +137,7 @@ class _Rounds:
         self._used: deque[tuple[int, Array]] = deque()
         self._n_rounds = 0
         self._looks = (
-            _Looks(ctx, program, _n_looks(self.per_clock, plan), plan)
+            _Looks(ctx, program, n_looks(self.per_clock, plan), plan)
             if program.n_violations
             else None
         )

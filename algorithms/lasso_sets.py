@@ -20,6 +20,7 @@ from scipy.linalg import lapack
 from .kernels.lasso import cd_gram, gather_gram, move_gram, step_length
 from .lasso_certificate import Norms, Penalty, certify
 from .lasso_columns import Columns
+from .lasso_dependent import drop_dependent
 
 __all__ = ["GramSet", "solve_by_residual"]
 
@@ -35,6 +36,10 @@ STABLE, PATIENCE = 0.005, 6
 STALLED = 20
 #: Multiply-adds of Newton steps that follow each other while each is cut short.
 NEWTON_WORK = 1e8
+#: Relative addition to the diagonal of a Gram matrix that has no inverse.
+SHRINK = 1e-9
+#: Residual of a Newton step's equations, relative to their right side, that is rounding.
+SOLVED = 1e-6
 #: Iterations of conjugate gradients in a Newton step at most, and their accuracy (squared).
 MAX_CG, CG_TOL = 20, 1e-6
 
@@ -192,32 +197,45 @@ def _newton(gram: Doubles, penalty: Penalty, w: Doubles, c: Doubles) -> None:
     while work < NEWTON_WORK:
         support = np.flatnonzero(w)
         work += 1e5 + len(support) ** 3 / 3
-        direction = _newton_direction(gram, support, penalty, w, c)
-        if direction is None:
-            return
+        found = _newton_direction(gram, support, penalty, w, c, 0.0)
+        if found is None:
+            if not penalty.ridge and drop_dependent(gram, penalty.lam, w, c):
+                continue
+            found = _newton_direction(gram, support, penalty, w, c, SHRINK)
+            if found is None:
+                return
+        direction, product = found
         length = _cut(penalty, w[support], c[support], direction, None)
-        step = length * direction
-        w[support] = _stepped(w[support], step)
-        move_gram(gram, support, step, c)
+        w[support] = _stepped(w[support], length * direction)
+        c -= length * product
         if length == 0.0 or np.count_nonzero(w) == len(support):
             return
 
 
 def _newton_direction(
-    gram: Doubles, support: Longs, penalty: Penalty, w: Doubles, c: Doubles
-) -> Doubles | None:
-    """Way to the minimum for these signs; None where the columns depend on each other."""
+    gram: Doubles, support: Longs, penalty: Penalty, w: Doubles, c: Doubles, shrink: float
+) -> tuple[Doubles, Doubles] | None:
+    """Way to the minimum for these signs, and its product with the Gram matrix, (n_set,).
+
+    ``shrink`` is added to the diagonal, relatively. None where the columns depend on each other: a
+    factor that rounding alone makes possible gives itself away by what it solves.
+    """
     if len(support) == 0:
         return None
     force = c[support] - penalty.lam * np.sign(w[support])
     matrix = np.empty((len(support), len(support)))
-    for ridge in (0.0, 1e-9):
-        gather_gram(gram, support, matrix)
-        matrix[np.diag_indices(len(matrix))] *= 1.0 + ridge
-        _, solved, failed = lapack.dposv(matrix.T, force, overwrite_a=True)
-        if not failed and np.isfinite(solved).all():
-            return np.ascontiguousarray(solved)
-    return None
+    gather_gram(gram, support, matrix)
+    matrix[np.diag_indices(len(matrix))] *= 1.0 + shrink
+    _, solved, failed = lapack.dposv(matrix.T, force, overwrite_a=True)
+    if failed or not np.isfinite(solved).all():
+        return None
+    direction = np.ascontiguousarray(solved)
+    product = np.zeros(len(c))
+    move_gram(gram, support, -direction, product)
+    rest = np.abs(force - product[support]).max()
+    if not shrink and rest > SOLVED * np.abs(force).max():
+        return None
+    return direction, product
 
 
 def _cut(

@@ -38,6 +38,8 @@ __all__ = ["SvmDualProgram"]
 
 #: Passes in the first clock, and at least and at most in a later one.
 FIRST_PASSES, LEAST_PASSES, MOST_PASSES = 6, 2, 25
+#: Eight tasks together cost as much as this many alone on the same rows (20 Newsgroups, 2026-11).
+TOGETHER = 4.0
 #: Passes of a partition among several: more of them drift apart for nothing.
 SHARED_PASSES = 10
 
@@ -104,12 +106,14 @@ class SvmDualProgram(DataParallelProgram):
             "alpha": np.zeros((n_groups, n_rows, lanes)),
             "order": np.tile(np.arange(n_rows, dtype=np.int32), (n_groups, 1)),
             "limits": np.tile([np.inf, -np.inf, 0.0, 0.0], (n_groups, lanes, 1)),
-            "seeds": ctx.seed(partition).generate_state(n_groups, np.uint64).reshape(-1, 1),
+            "seeds": ctx.seed(partition).generate_state(n_tasks, np.uint64).reshape(-1, 1),
             "parts": parts,  # loss, and dual without its square, as last measured
             "sent": sent,
             "moved": np.zeros(n_tasks, dtype=np.int8),  # whether the last clock made passes
-            # per group: relative gap when it was last known, passes made since
-            "pace": np.tile([np.inf, 0.0], (n_groups, 1)),
+            # rows that are not to be dropped in a task, as last measured
+            "active": np.ones((n_groups, n_rows, lanes), dtype=np.uint8),
+            # per task: relative gap when it was last known, passes made since
+            "pace": np.tile([np.inf, 0.0], (n_tasks, 1)),
         }
 
     def step(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
@@ -213,6 +217,8 @@ class SvmDualProgram(DataParallelProgram):
                     tasks.start,
                     alpha,
                     _side_by_side(weights[tasks]),
+                    state["limits"][group],
+                    state["active"][group],
                     out,
                 )
             state["parts"][tasks] = out[: tasks.stop - tasks.start]
@@ -231,34 +237,57 @@ class SvmDualProgram(DataParallelProgram):
         """
         start, gaps, rests = known
         change = np.zeros_like(start)
+        awake = np.flatnonzero(~rests)
+        passes = np.zeros(len(rests), dtype=np.int64)
+        for task in awake:
+            passes[task] = self._passes(state["pace"][task], float(gaps[task]))
 
-        def one(group: int) -> int:
-            tasks = self._tasks(group)
-            n_passes = self._passes(state["pace"][group], float(gaps[tasks].max()))
-            if self.lanes == 1:
-                local = start.copy()
-                visits = self.objective_.descend(rows, state, n_passes, local[0])
-            else:
+        def one(work: tuple[bool, int]) -> int:
+            together, place = work
+            if together:
+                tasks = self._tasks(place)
                 lanes = _side_by_side(start[tasks])
-                awake = np.zeros(self.lanes, dtype=np.uint8)
-                awake[: tasks.stop - tasks.start] = ~rests[tasks]
-                visits = self._many_tasks(rows, state, (group, n_passes), awake, lanes)
+                visits = self._many_tasks(rows, state, place, passes[tasks], lanes)
                 local = lanes.T[: tasks.stop - tasks.start]
+            else:
+                tasks, local = slice(place, place + 1), start[place : place + 1].copy()
+                order = self._order(state, place)
+                task_work = (place, int(passes[place]))
+                visits = self.objective_.descend(rows, state, task_work, order, local[0])
             change[tasks] = local - start[tasks]
             change[tasks] /= per_feature(state["charges"][tasks], self.n_features)
             return visits
 
-        groups = range(len(state["alpha"]))
-        visits = ctx.map(one, [group for group in groups if not rests[self._tasks(group)].all()])
-        return change, sum(visits)
+        together = self._dense_groups(state, awake)
+        alone = [t for t in awake.tolist() if t // self.lanes not in together]
+        work = [(True, group) for group in together] + [(False, task) for task in alone]
+        return change, sum(ctx.map(one, work))
 
-    def _many_tasks(
-        self, rows: Rows, state: State, work: tuple[int, int], awake: Array, local: Array
-    ) -> int:
-        group, n_passes = work
+    def _dense_groups(self, state: State, awake: Array) -> list[int]:
+        """Groups whose tasks have so many rows in common that they go through them together."""
+        out: list[int] = []
+        if self.lanes == 1:
+            return out
+        for group in np.unique(awake // self.lanes).tolist():
+            chosen = awake[awake // self.lanes == group] - group * self.lanes
+            active = state["active"][group][:, chosen]
+            if active.sum() > TOGETHER * active.any(axis=1).sum():
+                out.append(group)
+        return out
+
+    def _order(self, state: State, task: int) -> Array:
+        """Rows that a task goes through alone."""
+        if self.lanes == 1:
+            return np.asarray(state["order"][0])
+        group, lane = divmod(task, self.lanes)
+        return np.flatnonzero(state["active"][group, :, lane]).astype(np.int32)
+
+    def _many_tasks(self, rows: Rows, state: State, group: int, passes: Array, local: Array) -> int:
+        """Make passes for a group, as many as the task that needs most; those with none rest."""
         tasks = self._tasks(group)
-        charges = np.ones((LANES, 2))
-        charges[: tasks.stop - tasks.start] = state["charges"][tasks]
+        charges, awake = np.ones((LANES, 2)), np.zeros(LANES, dtype=np.uint8)
+        charges[: len(passes)] = state["charges"][tasks]
+        awake[: len(passes)] = passes > 0
         return descend_block(
             *rows.arrays,
             state["targets"],
@@ -269,10 +298,10 @@ class SvmDualProgram(DataParallelProgram):
             charges,
             group * self.lanes,
             awake,
-            n_passes,
+            int(passes.max()),
             state["order"][group],
             state["limits"][group],
-            state["seeds"][group],
+            state["seeds"][tasks.start],
             state["alpha"][group],
             local,
         )

@@ -83,26 +83,42 @@ class Objective:
 
     def measure(self, rows: Rows, state: State, weights: Array, out: Array) -> None:
         """Loss and dual value of the only task, (2,), at weights (n_features + 1,)."""
-        signs, costs = self.signs(state["targets"], 0), state["costs"][:, 0].copy()
+        signs, costs = self._of_task(state, 0)
         alpha = state["alpha"][0, :, 0]
         measure(*rows.arrays, signs, costs, self.hinge, self.bias, alpha, weights, out)
 
-    def descend(self, rows: Rows, state: State, n_passes: int, weights: Array) -> int:
-        """Make passes for the only task, weights in place; rows visited."""
-        return descend(
+    def descend(
+        self, rows: Rows, state: State, work: tuple[int, int], order: Array, weights: Array
+    ) -> int:
+        """Make passes for one task over the rows of ``order``, both in place; rows visited.
+
+        ``work`` is the task and the number of passes.
+        """
+        task, n_passes = work
+        group, lane = divmod(task, state["alpha"].shape[2])
+        signs, costs = self._of_task(state, task)
+        alpha = np.ascontiguousarray(state["alpha"][group, :, lane])
+        visits = descend(
             *rows.arrays,
-            self.signs(state["targets"], 0),
-            state["costs"][:, 0].copy(),
+            signs,
+            costs,
             state["squares"],
             self.hinge,
-            (self.bias, *state["charges"][0].tolist()),
+            (self.bias, *state["charges"][task].tolist()),
             n_passes,
-            state["order"][0],
-            state["limits"][0, 0],
-            state["seeds"][0],
-            state["alpha"][0, :, 0],
+            order,
+            state["limits"][group, lane],
+            state["seeds"][task],
+            alpha,
             weights,
         )
+        state["alpha"][group, :, lane] = alpha
+        return visits
+
+    def _of_task(self, state: State, task: int) -> tuple[Array, Array]:
+        """Signs and costs of the rows in a task."""
+        signs = self.signs(state["targets"], task)
+        return signs, np.where(signs > 0, state["costs"][:, 1], state["costs"][:, 0])
 
     def signs(self, codes: Array, task: int) -> NDArray[np.int8]:
         """Signs of rows in a task."""

@@ -29,6 +29,8 @@ alternating direction method of multipliers", AISTATS 2012.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,7 +47,7 @@ FIRST = 0.15
 FACTOR, UNLIKE = 1.5, 2.0
 
 
-def guess_charge(rows: Array, costs: Array, bias: float, n_partitions: int) -> float:
+def guess_charge(rows: Any, costs: Array, bias: float, n_partitions: int) -> float:
     """Guess what the intercept's charge should be: the stiffness of a partition's answer to it.
 
     The rows' dual variables answer a change of the intercept by ``1 / r`` of ``t``, where r is
@@ -63,7 +65,7 @@ def guess_charge(rows: Array, costs: Array, bias: float, n_partitions: int) -> f
         return float(n_partitions)
     mean = np.asarray(rows.sum(axis=0), dtype=np.float64).ravel() / n_rows
     guess = n_partitions * float(mean @ mean) + 0.5 / float(np.median(used)) / n_rows
-    return min(guess / bias**2, float(n_partitions))
+    return float(min(guess / bias**2, n_partitions))
 
 
 def per_feature(charges: Doubles, n_features: int) -> Doubles:

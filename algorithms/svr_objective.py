@@ -49,21 +49,26 @@ class SvrObjective:
 
     def measure(self, rows: Rows, state: State, weights: Array, out: Array) -> None:
         """Loss and dual value, (2,), at weights (n_features + 1,)."""
-        targets, costs = state["targets"], state["costs"][:, 0]
+        targets, costs = state["targets"], np.ascontiguousarray(state["costs"][:, 0])
         kind = (self.hinge, self.epsilon, self.bias)
         measure_svr(*rows.arrays, targets, costs, kind, state["alpha"][0, :, 0], weights, out)
 
-    def descend(self, rows: Rows, state: State, n_passes: int, weights: Array) -> int:
-        """Make passes, weights in place; rows visited."""
+    def descend(
+        self, rows: Rows, state: State, work: tuple[int, int], order: Array, weights: Array
+    ) -> int:
+        """Make passes over the rows of ``order``, both in place; rows visited.
+
+        ``work`` is the task, which is 0, and the number of passes.
+        """
         return descend_svr(
             *rows.arrays,
             state["targets"],
-            state["costs"][:, 0],
+            np.ascontiguousarray(state["costs"][:, 0]),
             state["squares"],
             (self.hinge, self.epsilon, self.bias),
             (float(state["charges"][0, 0]), float(state["charges"][0, 1])),
-            n_passes,
-            state["order"][0],
+            work[1],
+            order,
             state["limits"][0, 0],
             state["seeds"][0],
             state["alpha"][0, :, 0],

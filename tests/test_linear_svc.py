@@ -223,8 +223,13 @@ def check_measures(given, rows, labels, hinge, point):
     dual = alpha.sum() - (0 if hinge else 0.25 * (alpha**2 / own).sum())
     expected = [own @ (short if hinge else short**2), dual]
     out, block = np.empty(2), np.empty((LANES, 2))
+    limits, active = np.tile([0.3, -0.2, 0, 0], (LANES, 1)), np.ones((30, LANES), dtype=np.uint8)
     measure(*given, signs, own, hinge, 0.5, alpha.copy(), u.copy(), out)
-    measure_block(*given, codes, costs, hinge, 0.5, 0, alphas, us, block)
+    measure_block(*given, codes, costs, hinge, 0.5, 0, alphas, us, limits, active, block)
+    gradient = signs * (rows @ u[:-1] + 0.5 * u[-1]) - 1 + (0 if hinge else 0.5 * alpha / own)
+    dropped = (alpha == 0) & (gradient > 0.3)
+    dropped |= hinge & (alpha >= own) & (gradient < -0.2)
+    np.testing.assert_array_equal(active[:, task], ~dropped)
     np.testing.assert_allclose(out, expected)
     np.testing.assert_allclose(block[task], expected)
 

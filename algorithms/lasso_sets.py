@@ -173,6 +173,9 @@ def solve_by_residual(
         if (signs != before).sum() > STABLE * np.count_nonzero(inside) and wait < PATIENCE:
             continue
         wait = 0
+        if not penalty.ridge and np.count_nonzero(inside) > columns.n_rows:
+            _drop_dependent_columns(columns, cols, penalty.lam, state, c)
+            inside = w[cols]
         support = np.flatnonzero(inside)
         force = c[support] - penalty.lam * np.sign(inside[support])
         direction = _conjugate_gradients(columns, cols[support], penalty.ridge, force)
@@ -182,6 +185,20 @@ def solve_by_residual(
         w[cols[support]] = _stepped(inside[support], length * direction)
         r -= length * change
         signs = np.sign(w[cols])
+
+
+def _drop_dependent_columns(
+    columns: Columns, cols: Longs, lam: float, state: tuple[Doubles, Doubles], c: Doubles
+) -> None:
+    """Set coefficients of a set to 0 until the others' columns are independent; all in place."""
+    w, r = state
+    support = np.flatnonzero(w[cols])
+    chosen = cols[support]
+    values, correlations = w[chosen], c[support]
+    if drop_dependent(columns.gram(chosen, 0), lam, values, correlations):
+        r -= columns.combine(chosen, values - w[chosen])
+        w[chosen] = values
+        c[:] = columns.correlate(r, cols)
 
 
 def _gram_gap(penalty: Penalty, w: Doubles, c: Doubles, b: Doubles, yy: float) -> float:

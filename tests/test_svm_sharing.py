@@ -11,6 +11,7 @@ from dask_petuum.algorithms.linear_svc import LinearSVC
 from dask_petuum.algorithms.svm_sharing import (
     FACTOR,
     FIRST,
+    SHARE,
     guess_charge,
     origin,
     per_feature,
@@ -72,8 +73,8 @@ def test_the_guess_grows_with_what_rows_share(sparse):
         guess_charge(sp.csr_array(x) if sparse else x, costs, 1.0, 2)
         for x in (rows, rows + np.array([0.5, 0, 0, 0, 0]))
     )
-    np.testing.assert_allclose(centred, 0.25 / 200)
-    np.testing.assert_allclose(shifted - centred, 2 * 0.25)
+    np.testing.assert_allclose(centred, SHARE * 0.25 / 200)
+    np.testing.assert_allclose(shifted - centred, SHARE * 2 * 0.25)
     assert guess_charge(rows + 9, costs, 1.0, 2) == 2.0
     assert guess_charge(rows, np.zeros(200), 1.0, 2) == 2.0
 
@@ -95,7 +96,7 @@ def texts(n_rows=600, n_words=2000, n_classes=3):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_an_intercept_does_not_make_partitions_slow(loss, n_classes):
     rows, labels = texts(n_classes=n_classes)
-    model = LinearSVC(loss, dual=True, random_state=0, scheduler="local", max_iter=150)
+    model = LinearSVC(loss, dual=True, random_state=0, scheduler="local", max_iter=200)
     chunks = (250, 350)
     lazy = da.from_array(rows.toarray(), chunks=(chunks, -1)).map_blocks(
         sp.csr_array, meta=sp.csr_array(np.zeros((0, 0)))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dask_petuum.algorithms.lasso import ElasticNet, Lasso
     from dask_petuum.algorithms.lda import LDA
     from dask_petuum.algorithms.linear_svc import LinearSVC
+    from dask_petuum.algorithms.linear_svr import LinearSVR
     from dask_petuum.algorithms.logistic_regression import LogisticRegression
     from dask_petuum.algorithms.matrix_factorization import MatrixFactorization
     from dask_petuum.algorithms.softmax_regression import SoftmaxRegression
@@ -49,6 +50,7 @@ __all__ = [
     "KMeans",
     "Lasso",
     "LinearSVC",
+    "LinearSVR",
     "LogisticRegression",
     "MatrixFactorization",
     "ModelParallelProgram",
@@ -81,6 +83,7 @@ _HOMES = {
     "algorithms.lasso": ("ElasticNet", "Lasso"),
     "algorithms.lda": ("LDA",),
     "algorithms.linear_svc": ("LinearSVC",),
+    "algorithms.linear_svr": ("LinearSVR",),
     "algorithms.logistic_regression": ("LogisticRegression",),
     "algorithms.matrix_factorization": ("MatrixFactorization",),
     "algorithms.softmax_regression": ("SoftmaxRegression",),

@@ -85,7 +85,7 @@ class ClusterJob(Job):
     def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program in all ranks; go on after losses."""
         identity = identity_of(program, options, [size.n_rows for size in self.sizes])
-        checkpoints = Checkpoints(self._place, identity)
+        checkpoints = Checkpoints(self._place, identity, program.resumable)
         fit = ClusterFit(self._client, self._partitions, program, options, checkpoints)
         fit.n_jobs = self._n_jobs
         return fit.run()

@@ -50,7 +50,8 @@ class NewtonModel:
         self._inner = np.ones(shape)  # which weights are penalised
         self._inner[-1] = 0.0
         self._objective = objective
-        self._w = self._step = np.zeros(shape)
+        self._w: Array = np.zeros(shape)
+        self._step: Array = np.zeros(shape)
 
     def save(self) -> dict[str, Array]:
         """What a model goes on from."""

@@ -265,9 +265,9 @@ class _Rank:
     def resume(self, saved: Mapping[str, Array]) -> None:
         """Be as it was saved."""
         self.best, self.trial = saved["best"], saved["trial"]
-        numbers = saved["numbers"].tolist()
-        self.primal, self.dual, self._length, self._slope = numbers[0], numbers[1], *numbers[3:5]
-        self.finished, self._clock, self._idle = bool(numbers[2]), int(numbers[5]), int(numbers[6])
+        numbers: list[float] = saved["numbers"].tolist()
+        self.primal, self.dual, finished, self._length, self._slope, clock, idle = numbers
+        self.finished, self._clock, self._idle = bool(finished), int(clock), int(idle)
         self._model.resume({k.removeprefix("model."): v for k, v in saved.items()})
 
     def advance(self, clock: int) -> None:

@@ -11,7 +11,6 @@ feature.
 
 from __future__ import annotations
 
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
@@ -20,16 +19,15 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
 from sklearn.callback import with_callbacks
-from sklearn.utils.extmath import safe_sparse_dot
 
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
-from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.where import find_client
 
-from .inputs import Checked, check_number, rows_to_apply
+from .inputs import check_number
 from .lasso_fit import fit_here, path_here
 from .lasso_ranks import fit_ranks
+from .linear_targets import LinearPredictionMixin
 
 __all__ = ["ElasticNet", "Lasso", "Path"]
 
@@ -53,7 +51,11 @@ class Path(NamedTuple):
     n_iters: NDArray[np.int64]
 
 
-class ElasticNet(RegressorMixin, PetuumEstimator):  # type: ignore[misc]
+class ElasticNet(
+    LinearPredictionMixin,
+    RegressorMixin,  # type: ignore[misc]
+    PetuumEstimator,
+):
     """Linear regression with an l1 and an l2 penalty, in this process or on a Dask cluster.
 
     Parameters
@@ -216,29 +218,6 @@ class ElasticNet(RegressorMixin, PetuumEstimator):  # type: ignore[misc]
             raise ValueError("alphas must be given where l1_ratio is 0: no alpha gives only zeros")
         return Path(*path_here(self, X, y, sample_weight, alphas, (float(eps), int(n_alphas))))
 
-    def predict(self, X: Any) -> Any:
-        """Return ``X coef_ + intercept_``, (n_rows,); lazy for a Dask collection."""
-        X, lazy = rows_to_apply(self, X)
-        function = partial(_predict, self.coef_, self.intercept_)
-        if not lazy:
-            return function(X)
-        return map_rows(
-            Checked(function, self.n_features_in_), X, n_columns=None, dtype=self.coef_.dtype
-        )
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the coefficient of determination R^2; reads lazy rows in pieces."""
-        predicted = self.predict(X)
-        if dask_backed(predicted) is None:
-            return float(super().score(X, y, sample_weight))
-        y = y if dask_backed(y) is None else dask_backed(y)
-        y = y.to_dask_array() if hasattr(y, "to_dask_array") else y
-        weights = 1.0 if sample_weight is None else sample_weight
-        total = predicted.shape[0] if sample_weight is None else sample_weight.sum()
-        mean = (weights * y).sum() / total
-        rest = (weights * (y - predicted) ** 2).sum()
-        return float((1.0 - rest / (weights * (y - mean) ** 2).sum()).compute())
-
     @property
     def sparse_coef_(self) -> Any:
         """The coefficients as a sparse array (1, n_features)."""
@@ -297,8 +276,3 @@ class Lasso(ElasticNet):
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.scheduler = scheduler
-
-
-def _predict(coef: NDArray[Any], intercept: float, X: Any) -> NDArray[Any]:
-    out: NDArray[Any] = safe_sparse_dot(X, coef) + coef.dtype.type(intercept)
-    return out

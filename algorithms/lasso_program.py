@@ -107,6 +107,9 @@ class LassoProgram(DataParallelProgram):
         (n_features,) first coefficients.
     """
 
+    #: The search, its Gram matrix and its order of columns are in one rank's memory: short fits
+    #: that begin again after a loss.
+    resumable = False
     metrics = (
         "objective",
         "dual_gap",

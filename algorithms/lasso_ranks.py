@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_array
 
 from dask_petuum.data import Partition
-from dask_petuum.data.blocks import check_container
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.runtime.job import Job, RunOptions, RunResult
 
-from .input_values import check_finite
-from .inputs import check_rows, check_values, float_dtype, weights_in_memory
+from .inputs import float_dtype
 from .lasso_fit import SMALLEST, interrupted, keep, warm_coefficients, warn
 from .lasso_program import CERTIFIED, LassoProgram, Task
 from .lasso_search import Outcome
+from .linear_targets import check_targets, check_values_and_targets
 
 if TYPE_CHECKING:
     from .lasso import ElasticNet
@@ -31,18 +29,9 @@ CAPACITY = 2048
 
 def fit_ranks(estimator: ElasticNet, X: Any, y: Any, sample_weight: Any) -> None:
     """Fit, and set the estimator's fitted attributes."""
-    if y is None:
-        name = type(estimator).__name__
-        raise ValueError(f"{name} requires y to be passed, but the target y is None")
-    lazy = dask_backed(X) is not None
-    if lazy:
-        X = check_rows(estimator, X, reset=True)
-    else:
-        X, y = check_rows(estimator, X, y, reset=True)
-        y = _numbers(y)
-        sample_weight = weights_in_memory(X, sample_weight)
+    X, y, sample_weight = check_targets(estimator, X, y, sample_weight)
     dtype = float_dtype(X)
-    check = _check_piece if lazy else None
+    check = None if dask_backed(X) is None else check_values_and_targets
     with estimator._open_job(X, y, sample_weight, check=check, dtype=dtype) as job:
         estimator.n_features_in_ = job.n_features
         root = estimator._init_callback_context(max_subtasks=int(estimator.max_iter) + 1)
@@ -121,21 +110,3 @@ def _weight_and_sum(partition: Partition) -> tuple[float, float]:
         return float(len(y)), float(y.sum())
     weights = partition.sample_weight.astype(np.float64)
     return float(weights.sum()), float(weights @ y)
-
-
-def _numbers(y: Any, *, chunk: bool = False) -> NDArray[np.float64]:
-    out: NDArray[np.float64] = check_array(
-        check_container(y, "y"),
-        ensure_2d=False,
-        dtype=np.float64,
-        input_name="y",
-        ensure_min_samples=0,
-        ensure_all_finite=False,
-    )
-    check_finite(out, "y", chunk=chunk)
-    return out
-
-
-def _check_piece(X: Any, y: Any, sample_weight: Any) -> None:
-    check_values(X, None, sample_weight)
-    _numbers(y, chunk=True)

@@ -20,6 +20,7 @@ from scipy.linalg import lapack
 from .kernels.lasso import cd_gram, gather_gram, move_gram, step_length
 from .lasso_certificate import Norms, Penalty, certify
 from .lasso_columns import Columns
+from .lasso_dependent import drop_dependent
 
 __all__ = ["GramSet", "solve_by_residual"]
 
@@ -35,6 +36,10 @@ STABLE, PATIENCE = 0.005, 6
 STALLED = 20
 #: Multiply-adds of Newton steps that follow each other while each is cut short.
 NEWTON_WORK = 1e8
+#: Relative addition to the diagonal of a Gram matrix that has no inverse.
+SHRINK = 1e-9
+#: Residual of a Newton step's equations, relative to their right side, that is rounding.
+SOLVED = 1e-6
 #: Iterations of conjugate gradients in a Newton step at most, and their accuracy (squared).
 MAX_CG, CG_TOL = 20, 1e-6
 
@@ -168,6 +173,9 @@ def solve_by_residual(
         if (signs != before).sum() > STABLE * np.count_nonzero(inside) and wait < PATIENCE:
             continue
         wait = 0
+        if not penalty.ridge and np.count_nonzero(inside) > columns.n_rows:
+            _drop_dependent_columns(columns, cols, penalty.lam, state, c)
+            inside = w[cols]
         support = np.flatnonzero(inside)
         force = c[support] - penalty.lam * np.sign(inside[support])
         direction = _conjugate_gradients(columns, cols[support], penalty.ridge, force)
@@ -177,6 +185,20 @@ def solve_by_residual(
         w[cols[support]] = _stepped(inside[support], length * direction)
         r -= length * change
         signs = np.sign(w[cols])
+
+
+def _drop_dependent_columns(
+    columns: Columns, cols: Longs, lam: float, state: tuple[Doubles, Doubles], c: Doubles
+) -> None:
+    """Set coefficients of a set to 0 until the others' columns are independent; all in place."""
+    w, r = state
+    support = np.flatnonzero(w[cols])
+    chosen = cols[support]
+    values, correlations = w[chosen], c[support]
+    if drop_dependent(columns.gram(chosen, 0), lam, values, correlations):
+        r -= columns.combine(chosen, values - w[chosen])
+        w[chosen] = values
+        c[:] = columns.correlate(r, cols)
 
 
 def _gram_gap(penalty: Penalty, w: Doubles, c: Doubles, b: Doubles, yy: float) -> float:
@@ -192,32 +214,45 @@ def _newton(gram: Doubles, penalty: Penalty, w: Doubles, c: Doubles) -> None:
     while work < NEWTON_WORK:
         support = np.flatnonzero(w)
         work += 1e5 + len(support) ** 3 / 3
-        direction = _newton_direction(gram, support, penalty, w, c)
-        if direction is None:
-            return
+        found = _newton_direction(gram, support, penalty, w, c, 0.0)
+        if found is None:
+            if not penalty.ridge and drop_dependent(gram, penalty.lam, w, c):
+                continue
+            found = _newton_direction(gram, support, penalty, w, c, SHRINK)
+            if found is None:
+                return
+        direction, product = found
         length = _cut(penalty, w[support], c[support], direction, None)
-        step = length * direction
-        w[support] = _stepped(w[support], step)
-        move_gram(gram, support, step, c)
+        w[support] = _stepped(w[support], length * direction)
+        c -= length * product
         if length == 0.0 or np.count_nonzero(w) == len(support):
             return
 
 
 def _newton_direction(
-    gram: Doubles, support: Longs, penalty: Penalty, w: Doubles, c: Doubles
-) -> Doubles | None:
-    """Way to the minimum for these signs; None where the columns depend on each other."""
+    gram: Doubles, support: Longs, penalty: Penalty, w: Doubles, c: Doubles, shrink: float
+) -> tuple[Doubles, Doubles] | None:
+    """Way to the minimum for these signs, and its product with the Gram matrix, (n_set,).
+
+    ``shrink`` is added to the diagonal, relatively. None where the columns depend on each other: a
+    factor that rounding alone makes possible gives itself away by what it solves.
+    """
     if len(support) == 0:
         return None
     force = c[support] - penalty.lam * np.sign(w[support])
     matrix = np.empty((len(support), len(support)))
-    for ridge in (0.0, 1e-9):
-        gather_gram(gram, support, matrix)
-        matrix[np.diag_indices(len(matrix))] *= 1.0 + ridge
-        _, solved, failed = lapack.dposv(matrix.T, force, overwrite_a=True)
-        if not failed and np.isfinite(solved).all():
-            return np.ascontiguousarray(solved)
-    return None
+    gather_gram(gram, support, matrix)
+    matrix[np.diag_indices(len(matrix))] *= 1.0 + shrink
+    _, solved, failed = lapack.dposv(matrix.T, force, overwrite_a=True)
+    if failed or not np.isfinite(solved).all():
+        return None
+    direction = np.ascontiguousarray(solved)
+    product = np.zeros(len(c))
+    move_gram(gram, support, -direction, product)
+    rest = np.abs(force - product[support]).max()
+    if not shrink and rest > SOLVED * np.abs(force).max():
+        return None
+    return direction, product
 
 
 def _cut(

@@ -31,7 +31,7 @@ from dask_petuum.store.consistency import Staleness
 
 from .inputs import check_chunk_width, of_known_width
 from .lda_counts import check_counts, check_input, check_piece
-from .lda_fit import keep_result, make_program
+from .lda_fit import Before, keep_result, make_program
 from .lda_infer import Topics, document_completion, infer, score_partition
 from .lda_parameters import check_parameters
 from .lda_sampler import word_log_likelihood
@@ -95,9 +95,14 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
     Attributes
     ----------
     components_ : ndarray (n_components, n_words) float64
-        Pseudo-counts: tokens of each word in each topic, plus the topic-word prior. Divided by
-        their sums over words they are the topics. Made anew at each access.
-    word_topic_counts_ : ndarray (n_words, n_components) int32, tokens of each word in each topic
+        Pseudo-counts: ``word_topic_mean_`` plus the topic-word prior. Divided by their sums over
+        words they are the topics. Made anew at each access.
+    word_topic_mean_ : ndarray (n_words, n_components) float32
+        Mean over the passes of the tokens of each word in each topic: the counts after every
+        second pass and the last one, the s-th of them weighing s (s + 1). All that the model says
+        of words and documents comes from it; one pass alone foretells new documents worse.
+    word_topic_counts_ : ndarray (n_words, n_components) int32
+        The same after the last pass, which `partial_fit` and ``warm_start`` go on from.
     doc_topic_prior_ : ndarray (n_components,) float64
     topic_word_prior_ : float
     doc_log_likelihood_ : float, log p(z | alpha) of the documents seen
@@ -110,7 +115,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
     Notes
     -----
     Memory of a fit besides X, in bytes: 6 (K < 32768) a token, up to 8 for each topic of each
-    document, and 4 K for each word of the vocabulary (12 K where there are several partitions).
+    document, and 8 K for each word of the vocabulary (16 K where there are several partitions).
 
     References
     ----------
@@ -128,6 +133,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
     """
 
     word_topic_counts_: NDArray[np.int32]
+    word_topic_mean_: NDArray[np.float32]
     doc_topic_prior_: NDArray[np.float64]
     topic_word_prior_: float
     doc_log_likelihood_: float
@@ -181,10 +187,10 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
     def components_(self) -> NDArray[np.float64]:
         """Pseudo-counts of words in topics."""
         try:
-            counts = self.__dict__["word_topic_counts_"]
+            mean = self.__dict__["word_topic_mean_"]
         except KeyError:
             raise AttributeError("components_ is there after fit") from None
-        components: NDArray[np.float64] = counts.T + self.topic_word_prior_
+        components: NDArray[np.float64] = mean.T + np.float64(self.topic_word_prior_)
         return components
 
     @property
@@ -214,7 +220,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
                 f"features, the model {seed.shape[0]}"
             )
         with self._job(X) as job:
-            self._train(job, seed, (0.0, 0), self.max_iter, drop_seed=True)
+            self._train(job, seed, Before(), self.max_iter, drop_seed=True)
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -226,7 +232,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         first = not self._is_fitted()
         X = check_input(self, X, reset=first)
         seed = None if first else self._seed_counts()
-        before = (0.0, 0) if first else (self.doc_log_likelihood_, self.n_tokens_)
+        before = Before() if first else self._before()
         passes = self.max_iter if first else PARTIAL_PASSES
         with self._job(X) as job:
             self._train(job, seed, before, passes, drop_seed=False, callbacks=False)
@@ -284,7 +290,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         """The most frequent words of each topic: their names, or numbers where X had no names."""
         check_is_fitted(self)
         names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))
-        return [names[row] for row in top_indices(self.word_topic_counts_, n_words)]
+        return [names[row] for row in top_indices(self.word_topic_mean_, n_words)]
 
     def coherence(self, X: Any, n_words: int = 10) -> NDArray[np.float64]:
         """NPMI coherence of each topic's top words over the documents of X, (n_components,)."""
@@ -292,7 +298,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         X = check_input(self, X, reset=False)
         if dask_backed(X) is not None:
             raise TypeError("coherence needs X in memory; compute a sample of it first")
-        return np.asarray(npmi(X, top_indices(self.word_topic_counts_, n_words)))
+        return np.asarray(npmi(X, top_indices(self.word_topic_mean_, n_words)))
 
     def to_xarray(self) -> Any:
         """The model as an xarray.Dataset: topic_word, topic_share, doc_topic_prior."""
@@ -303,7 +309,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         return "word_topic_counts_" in self.__dict__
 
     def _topics(self) -> Topics:
-        return Topics(self.word_topic_counts_, self.doc_topic_prior_, self.topic_word_prior_)
+        return Topics(self.word_topic_mean_, self.doc_topic_prior_, self.topic_word_prior_)
 
     def _job(self, X: Any) -> Job:
         check = None if dask_backed(X) is None else check_piece
@@ -320,9 +326,11 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         counts[:, : self.n_components] = self.word_topic_counts_
         return counts
 
-    def _train(
-        self, job: Job, seed: Any, before: tuple[float, int], passes: int, **options: Any
-    ) -> None:
+    def _before(self) -> Before:
+        surplus = self.word_topic_mean_ - self.word_topic_counts_.astype(np.float32)
+        return Before(self.doc_log_likelihood_, self.n_tokens_, surplus)
+
+    def _train(self, job: Job, seed: Any, before: Before, passes: int, **options: Any) -> None:
         """Fit to a job's documents, from the counts of an earlier model or from none."""
         program = make_program(self, job, seed, drop_seed=options.pop("drop_seed"))
         # All partitions but the first wait for one clock at the start.

@@ -38,7 +38,7 @@ class Topics:
 
     Attributes
     ----------
-    counts : (n_words, n_topics) int32
+    counts : (n_words, n_topics) int32, or float32 where they are a mean
     alpha : (n_topics,) float64
     beta : float
     """
@@ -50,7 +50,7 @@ class Topics:
     def rows(self, words: Array) -> Array:
         """p(word | topic) of some words: (n, n_padded) float32, zero in the padding."""
         n_words, n_topics = self.counts.shape
-        totals = self.counts.sum(axis=0, dtype=np.int64) + n_words * self.beta
+        totals = self.counts.sum(axis=0, dtype=np.float64) + n_words * self.beta
         out = np.zeros((len(words), padded(n_topics)), dtype=np.float32)
         scale = (1.0 / totals).astype(np.float32)
         np.add(self.counts[words], np.float32(self.beta), out=out[:, :n_topics], casting="unsafe")

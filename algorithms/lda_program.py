@@ -27,6 +27,7 @@ from dask_petuum.runtime.context import Array, Context, View
 from dask_petuum.runtime.program import DataParallelProgram, Record, State
 from dask_petuum.store.spec import TableSpec
 
+from .lda_mean import add_sample, is_sample, row_share
 from .lda_sampler import (
     doc_likelihood,
     minka_sums,
@@ -149,6 +150,9 @@ class LDAProgram(LDAHistory, DataParallelProgram):
         state["beta"] = np.array([self.problem.beta])
         state["prior_sums"] = np.zeros(self.problem.n_topics + 1, dtype=np.int64)
         state["passes"] = np.zeros(2, dtype=np.int64)  # made, waited
+        own = row_share(self.problem.n_words, partition.index, self.problem.n_partitions)
+        state["mean"] = np.zeros((own.stop - own.start, self.problem.n_topics), np.float32)
+        state["n_samples"] = np.zeros(1, dtype=np.int64)
         for spec in self.tables():
             self._view(ctx, spec.name)
         return state
@@ -161,6 +165,10 @@ class LDAProgram(LDAHistory, DataParallelProgram):
             return nothing
         self._learn_priors(ctx, state)
         n_wk, n_k, in_place = self._working_copy(ctx)
+        if is_sample(int(state["passes"].sum()), self.problem.slack):
+            own = row_share(self.problem.n_words, partition.index, self.problem.n_partitions)
+            state["n_samples"] += 1
+            add_sample(state["mean"], n_wk[own], int(state["n_samples"][0]), ctx.map)
         args = (state, n_wk, n_k, state["alpha"], float(state["beta"][0]))
         seeds = ctx.seed(partition)
         drawn = 0
@@ -189,9 +197,11 @@ class LDAProgram(LDAHistory, DataParallelProgram):
         }
 
     def finish(self, ctx: Context, partition: Partition, state: State) -> State:
-        """Give the learnt priors and the documents' part of the log-likelihood."""
+        """Give the learnt priors, the documents' part of the log-likelihood, and the mean."""
         likelihood = doc_likelihood(state, state["alpha"], ctx.map)
         return {
+            "mean": state["mean"],
+            "n_samples": state["n_samples"],
             "alpha": state["alpha"],
             "beta": state["beta"],
             "doc_log_likelihood": np.array([likelihood]),

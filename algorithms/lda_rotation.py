@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from dask_petuum.data import Partition
-from dask_petuum.model_parallel.rotation import Rotation, home, next_holder
+from dask_petuum.model_parallel.rotation import Rotation, first_block, home, next_holder
 from dask_petuum.runtime.block_program import Batch, BlockSpec, ModelParallelProgram
 from dask_petuum.runtime.context import Array, Context
 from dask_petuum.runtime.program import State
 from dask_petuum.store.spec import TableSpec
 
+from .lda_mean import add_sample, is_sample
 from .lda_program import BURN_IN, FINE, LDAHistory, LDAProblem, last_stage, learnt
 from .lda_sampler import (
     Prior,
@@ -38,7 +39,7 @@ from .lda_sampler import (
 from .lda_start import grow, list_topics
 from .lda_tokens import WordGroups, deal_words, lay_out, padded, token_docs, token_words
 
-__all__ = ["LDARotation", "assemble", "n_blocks_of"]
+__all__ = ["LDARotation", "assemble", "in_word_order", "n_blocks_of"]
 
 #: Groups into which the words of a block are cut, so that threads share no row of counts.
 N_SUB = 4
@@ -71,6 +72,9 @@ class LDARotation(LDAHistory, ModelParallelProgram):
         order = np.argsort(-frequency, kind="stable")
         #: The words among which first topics are found.
         self.frequent = np.sort(order[:room])
+        sizes = np.bincount(self.block, minlength=self.n_blocks)
+        #: Where each block's rows begin when all blocks are put one after the other.
+        self.first_row = np.concatenate([[0], np.cumsum(sizes)])
         self.cost = np.bincount(self.block, weights=frequency, minlength=self.n_blocks) + 1.0
 
     @property
@@ -81,10 +85,9 @@ class LDARotation(LDAHistory, ModelParallelProgram):
 
     def blocks(self) -> Sequence[BlockSpec]:
         """Word-topic counts of each block's words."""
-        sizes = np.bincount(self.block, minlength=self.n_blocks)
         seed = self.problem.seed_counts
         specs = []
-        for number, size in enumerate(sizes.tolist()):
+        for number, size in enumerate(np.diff(self.first_row).tolist()):
             if seed is None:
                 counts = np.broadcast_to(np.int32(0), (size, self.n_padded))
             else:
@@ -120,6 +123,9 @@ class LDARotation(LDAHistory, ModelParallelProgram):
         state["prior_sums"] = np.zeros(problem.n_topics + 1, dtype=np.int64)
         state["word_sums"] = np.zeros(self.n_blocks, dtype=np.int64)
         state["n_k"] = np.zeros(self.n_padded, dtype=np.int64)
+        own = self._own_rows(partition.index)
+        state["mean"] = np.zeros((own.stop - own.start, problem.n_topics), dtype=np.float32)
+        state["n_samples"] = np.zeros(1, dtype=np.int64)
         state["begun"] = np.array([-1])
         state["made"] = np.zeros(3, dtype=np.int64)  # passes, tokens drawn, changes of the pass
         for spec in self.tables():
@@ -142,6 +148,8 @@ class LDARotation(LDAHistory, ModelParallelProgram):
             own = state["first_blocks"] == block
             place = state["first_rows"][own], state["first_topics"][own]
             np.add.at(counts, place, 1)
+        if is_sample(batch.number):
+            self._add_sample(ctx, partition, state, block, counts)
         if not self._waits(partition, state, batch.number):
             args = (state, counts, state["alpha"], float(state["beta"][0]))
             state["made"][2] += self._sample(ctx, *args, batch)
@@ -202,13 +210,30 @@ class LDARotation(LDAHistory, ModelParallelProgram):
         }
 
     def finish(self, ctx: Context, partition: Partition, state: State) -> State:
-        """Give the learnt priors and the documents' part of the log-likelihood."""
+        """Give the learnt priors, the documents' part of the log-likelihood, and the mean."""
         return {
+            "mean": state["mean"],
+            "n_samples": state["n_samples"],
             "alpha": state["alpha"],
             "beta": state["beta"],
             "doc_log_likelihood": np.array([doc_likelihood(state, state["alpha"], ctx.map)]),
             "n_tokens": np.array([len(state["topics"])], dtype=np.int64),
         }
+
+    def _add_sample(
+        self, ctx: Context, partition: Partition, state: State, block: int, counts: Array
+    ) -> None:
+        """At a block's first visit of a pass, when its counts are those after whole passes."""
+        if home(block, self.n_blocks, self.problem.n_partitions) == partition.index:
+            row = int(self.first_row[block]) - self._own_rows(partition.index).start
+            mean = state["mean"][row : row + len(counts)]
+            add_sample(mean, counts, int(state["n_samples"][0]), ctx.map)
+
+    def _own_rows(self, partition: int) -> slice:
+        """Rows of the blocks that visit a partition first: it keeps their mean."""
+        n = self.problem.n_partitions
+        own = [first_block(number, self.n_blocks, n) for number in (partition, partition + 1)]
+        return slice(int(self.first_row[own[0]]), int(self.first_row[own[1]]))
 
     def _find_first_topics(self, ctx: Context, partition: Partition, state: State) -> None:
         """Grow topics on the frequent words; note their tokens' topics and counts."""
@@ -244,6 +269,7 @@ class LDARotation(LDAHistory, ModelParallelProgram):
         if state["begun"][0] == number:
             return
         state["begun"][0] = number
+        state["n_samples"] += is_sample(number)
         state["n_k"] = np.array(ctx.table("topic_total").view().values[0])
         if state["made"][0] == 0 and "first_topics" in state:
             state["n_k"] += np.bincount(state["first_topics"], minlength=self.n_padded)
@@ -298,3 +324,10 @@ def assemble(program: LDARotation, blocks: Sequence[Mapping[str, Any]]) -> Array
     for number, values in enumerate(blocks):
         counts[program.block == number] = values["counts"]
     return counts
+
+
+def in_word_order(program: LDARotation, rows: Array) -> Array:
+    """Rows that stand block by block, as the means that the partitions keep, word by word."""
+    out = np.empty_like(rows)
+    out[np.argsort(program.block, kind="stable")] = rows
+    return out

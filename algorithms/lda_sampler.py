@@ -27,6 +27,7 @@ __all__ = [
     "Map",
     "Prior",
     "cell_sampler",
+    "chunks_of",
     "doc_likelihood",
     "lists",
     "minka_sums",
@@ -197,7 +198,7 @@ def word_log_likelihood(n_wk: Array, n_k: Array, n_topics: int, beta: float, thr
 
 def words_likelihood(n_wk: Array, n_topics: int, beta: float, threads: Map) -> float:
     """Give the part of log p(w | z, beta) that some words' counts have."""
-    chunks = _chunks(n_wk.shape[0])
+    chunks = chunks_of(n_wk.shape[0])
     return float(sum(threads(lambda rows: word_likelihood(n_wk, n_topics, beta, rows), chunks)))
 
 
@@ -216,7 +217,7 @@ def word_prior_sum(n_wk: Array, n_k: Array, n_topics: int, beta: float, threads:
 def word_prior_terms(n_wk: Array, n_topics: int, beta: float, threads: Map) -> float:
     """Give some words' part of the numerator of that factor."""
     return float(
-        sum(threads(lambda rows: word_sums(n_wk, n_topics, beta, rows), _chunks(n_wk.shape[0])))
+        sum(threads(lambda rows: word_sums(n_wk, n_topics, beta, rows), chunks_of(n_wk.shape[0])))
     )
 
 
@@ -230,5 +231,6 @@ def _ranges(cuts: Array) -> list[Array]:
     return [cuts[i : i + 2] for i in range(len(cuts) - 1)]
 
 
-def _chunks(n: int, size: int = 4096) -> list[Array]:
+def chunks_of(n: int, size: int = 4096) -> list[Array]:
+    """Cut n rows into chunks: first and one past the last row of each, (2,) int64."""
     return [np.array([i, min(i + size, n)], dtype=np.int64) for i in range(0, n, size)]

@@ -68,8 +68,8 @@ def to_dataset(model: Any) -> Any:
     )
     shares = components / components.sum(axis=1, keepdims=True)
     dataset = table_to_xarray(spec, shares).to_dataset()
-    totals = model.word_topic_counts_.sum(axis=0, dtype=np.int64)
-    dataset["topic_share"] = ("topic", totals / max(int(totals.sum()), 1))
+    totals = model.word_topic_mean_.sum(axis=0, dtype=np.float64)
+    dataset["topic_share"] = ("topic", totals / (totals.sum() or 1.0))
     dataset["doc_topic_prior"] = ("topic", model.doc_topic_prior_)
     dataset["topic_word"].attrs["long_name"] = "probability of the word in the topic"
     dataset["topic_share"].attrs["long_name"] = "share of the corpus' tokens"

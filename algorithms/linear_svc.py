@@ -30,7 +30,8 @@ from dask_petuum.runtime.job import Job, RunResult
 from dask_petuum.runtime.program import DataParallelProgram
 
 from .inputs import check_number, check_values, float_dtype
-from .logistic_classes import LinearScoresMixin, check_labelled, class_weights, learn_classes
+from .linear_labels import check_labelled, class_counts, class_weights, learn_classes
+from .linear_scores import LinearScoresMixin
 from .svm_dual_program import SvmDualProgram
 from .svm_newton_program import SvmNewtonProgram
 from .svm_rows import Objective, relative_gap
@@ -50,7 +51,7 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
     loss
         "squared_hinge" or "hinge".
     dual
-        True: dual coordinate descent (CoCoA+ where the rows are in several partitions). False:
+        True: dual coordinate descent (shared by ADMM where rows are in several partitions). False:
         Newton's method in the primal on sums over the rows; memory and table of
         ``n_tasks n_features^2``. "auto": False for few features. Both losses know both.
     tol
@@ -92,7 +93,8 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
     References
     ----------
     C.-J. Hsieh et al., "A dual coordinate descent method for large-scale linear SVM", ICML 2008.
-    C. Ma et al., "Adding vs. averaging in distributed primal-dual optimization", ICML 2015.
+    S. Boyd et al., "Distributed optimization and statistical learning via the alternating direction
+    method of multipliers", Found. Trends Mach. Learn. 3, 2011.
     Y. Yan and Q. Li, "An efficient augmented Lagrangian method for support vector machine", 2020.
 
     Examples
@@ -163,12 +165,13 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
         with self._open_job(X, y, sample_weight, check=check, dtype=float_dtype(X)) as job:
             self.classes_ = learn_classes(job, type(self).__name__)
             self.n_features_in_ = job.n_features
+            counts = class_counts(job, self.classes_)
             objective = Objective(
                 hinge=self.loss == "hinge",
                 C=float(self.C),
                 bias=float(self.intercept_scaling) if self.fit_intercept else 0.0,
                 classes=self.classes_,
-                class_weights=class_weights(job, self.class_weight, self.classes_),
+                class_weights=class_weights(counts, self.class_weight, self.classes_),
             )
             program = self._program(job, objective)
             keep = partial(self._keep, objective.bias, float_dtype(X))
@@ -194,9 +197,7 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
         if "duals" in result.outputs[0]:
             primal, dual = result.outputs[0]["duals"].T
         else:
-            square = 0.5 * np.einsum("ij,ij->i", weights, weights)
-            loss, linear = np.sum([output["parts"] for output in result.outputs], axis=0).T
-            primal, dual = square + loss, linear - square
+            primal, dual = np.sum([output["parts"] for output in result.outputs], axis=0).T
         self.coef_ = weights[:, :-1].astype(dtype)
         self.intercept_ = (bias * weights[:, -1]).astype(dtype)
         self.objective_ = primal.copy()

@@ -14,6 +14,7 @@ log-linear models", ICML 2007 (OWL-QN).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,16 @@ class NewtonModel:
         self._inner = np.ones(shape)  # which weights are penalised
         self._inner[-1] = 0.0
         self._objective = objective
+        self._w: Array = np.zeros(shape)
+        self._step: Array = np.zeros(shape)
+
+    def save(self) -> dict[str, Array]:
+        """What a model goes on from."""
+        return {"w": self._w, "step": self._step}
+
+    def resume(self, saved: Mapping[str, Array]) -> None:
+        """Go on from there."""
+        self._w, self._step = saved["w"], saved["step"]
 
     def take(self, w: Array, gradient: Array, hessian: Array) -> float:
         """Take a point; the slope of the objective along the step to the next one (< 0)."""
@@ -90,6 +101,24 @@ class QuasiNewtonModel:
         self._objective = objective
         self._pairs: deque[tuple[Array, Array, float]] = deque(maxlen=MEMORY)
         self._w = self._smooth = self._slope = self._step = self._side = np.empty(0)
+
+    def save(self) -> dict[str, Array]:
+        """What a model goes on from."""
+        shape = (-1, *self._inner.shape)
+        names = ("_w", "_smooth", "_slope", "_step", "_side")
+        return {
+            **{name[1:]: getattr(self, name) for name in names},
+            "moved": np.array([pair[0] for pair in self._pairs]).reshape(shape),
+            "changed": np.array([pair[1] for pair in self._pairs]).reshape(shape),
+            "curvature": np.array([pair[2] for pair in self._pairs]),
+        }
+
+    def resume(self, saved: Mapping[str, Array]) -> None:
+        """Go on from there."""
+        for name in ("w", "smooth", "slope", "step", "side"):
+            setattr(self, f"_{name}", saved[name])
+        pairs = zip(saved["moved"], saved["changed"], saved["curvature"].tolist(), strict=True)
+        self._pairs = deque(pairs, maxlen=MEMORY)
 
     def take(self, w: Array, gradient: Array, hessian: Array) -> float:
         """Take a point; the slope of the objective along the step to the next one (< 0)."""

@@ -110,6 +110,16 @@ class LogisticProgram(DataParallelProgram):
             "open": first * float(not rank.finished),
         }
 
+    def save(self, ctx: Context, partition: Partition, state: State) -> State:
+        """Give the state, and what a rank remembers of the search."""
+        return {**state, **{f"search.{k}": v for k, v in self._of(ctx).save().items()}}
+
+    def resume(self, ctx: Context, partition: Partition, saved: State) -> State:
+        """Go on with the search that was saved with any partition."""
+        search = {k.removeprefix("search."): v for k, v in saved.items() if k.startswith("search.")}
+        self._of(ctx).resume(search)
+        return {key: values for key, values in saved.items() if not key.startswith("search.")}
+
     def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
         """Show the objective of the point taken last, and its gap."""
         return {**totals, "gap": totals["primal"] - totals["dual"]}
@@ -241,6 +251,24 @@ class _Rank:
         self.best = self.trial = program.init
         self.primal, self.dual, self.finished = np.inf, 0.0, False
         self._length, self._slope, self._clock, self._idle = 0.0, 0.0, 0, 0
+
+    def save(self) -> dict[str, Array]:
+        """Everything, as arrays."""
+        numbers = [self.primal, self.dual, self.finished, self._length, self._slope]
+        return {
+            "best": self.best,
+            "trial": self.trial,
+            "numbers": np.array([*numbers, self._clock, self._idle], dtype=np.float64),
+            **{f"model.{key}": values for key, values in self._model.save().items()},
+        }
+
+    def resume(self, saved: Mapping[str, Array]) -> None:
+        """Be as it was saved."""
+        self.best, self.trial = saved["best"], saved["trial"]
+        numbers: list[float] = saved["numbers"].tolist()
+        self.primal, self.dual, finished, self._length, self._slope, clock, idle = numbers
+        self.finished, self._clock, self._idle = bool(finished), int(clock), int(idle)
+        self._model.resume({k.removeprefix("model."): v for k, v in saved.items()})
 
     def advance(self, clock: int) -> None:
         """Take in the sums at the trial point; once a clock, whichever partition asks first."""

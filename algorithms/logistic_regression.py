@@ -20,11 +20,9 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted
 
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
@@ -32,13 +30,8 @@ from dask_petuum.runtime.job import Job, RunResult
 from dask_petuum.runtime.program import DataParallelProgram
 
 from .inputs import check_number, check_values, float_dtype
-from .logistic_classes import (
-    LinearScoresMixin,
-    check_labelled,
-    class_counts,
-    class_weights,
-    learn_classes,
-)
+from .linear_labels import check_labelled, class_counts, class_weights, learn_classes
+from .linear_scores import ProbabilitiesMixin
 from .logistic_columns_program import LogisticColumnsProgram
 from .logistic_objective import LogisticObjective
 from .logistic_program import LogisticProgram
@@ -50,7 +43,7 @@ FEW_UNKNOWNS = 300
 
 
 class LogisticRegression(
-    LinearScoresMixin,
+    ProbabilitiesMixin,
     ClassifierMixin,  # type: ignore[misc]
     PetuumEstimator,
 ):
@@ -175,6 +168,7 @@ class LogisticRegression(
         with self._open_job(X, y, sample_weight, check=check, dtype=float_dtype(X)) as job:
             self.classes_ = learn_classes(job, type(self).__name__)
             self.n_features_in_ = job.n_features
+            counts = class_counts(job, self.classes_)
             penalised = bool(np.isfinite(self.C))
             objective = LogisticObjective(
                 C=float(self.C) if penalised else 1.0,
@@ -182,28 +176,18 @@ class LogisticRegression(
                 l2=1.0 - float(self.l1_ratio) if penalised else 0.0,
                 fit_intercept=bool(self.fit_intercept),
                 classes=self.classes_,
-                class_weights=class_weights(job, self.class_weight, self.classes_),
+                class_weights=class_weights(counts, self.class_weight, self.classes_),
             )
             init = np.zeros((job.n_features + 1, objective.n_columns))
             known = classes is not None and np.array_equal(classes, self.classes_)
             if known and self.coef_.T.shape == init[:-1].shape:
                 init[:-1] = self.coef_.T
                 init[-1] = self.intercept_ * objective.fit_intercept
-            self._check_classes(job)
+            self._check_classes(counts)
             program = self._program(job, objective, init)
             keep = partial(self._keep, float_dtype(X))
             self._run(job, program, keep, max_clocks=self.max_iter)
         return self
-
-    def predict_proba(self, X: Any) -> Any:
-        """Return the probability of each class, (n_rows, n_classes); lazy for lazy rows."""
-        check_is_fitted(self)
-        return self._of_scores(X, _proba, len(self.classes_))
-
-    def predict_log_proba(self, X: Any) -> Any:
-        """Return the logarithm of the probability of each class, (n_rows, n_classes)."""
-        check_is_fitted(self)
-        return self._of_scores(X, _log_proba, len(self.classes_))
 
     def _program(
         self, job: Job, objective: LogisticObjective, init: NDArray[np.float64]
@@ -224,9 +208,8 @@ class LogisticRegression(
         newton = solver == "newton"
         return LogisticProgram(objective, job.n_features, newton, float(self.tol), init)
 
-    def _check_classes(self, job: Job) -> None:
+    def _check_classes(self, counts: NDArray[np.float64]) -> None:
         """Refuse rows of one class (all others of weight 0): the intercept would be endless."""
-        counts = class_counts(job, self.classes_)
         if (counts > 0).sum() < 2:
             raise ValueError(
                 "LogisticRegression needs samples of at least 2 classes with weights above 0, "
@@ -264,16 +247,3 @@ class LogisticRegression(
             raise ValueError(
                 f"solver must be 'auto', 'newton', 'lbfgs' or 'working-set', got {self.solver!r}"
             )
-
-
-def _both(scores: NDArray[Any]) -> NDArray[Any]:
-    """Scores of all classes: with two, the first has 0."""
-    return np.hstack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores
-
-
-def _proba(scores: NDArray[Any]) -> Any:
-    return softmax(_both(scores), axis=1)
-
-
-def _log_proba(scores: NDArray[Any]) -> Any:
-    return log_softmax(_both(scores), axis=1)

@@ -35,6 +35,7 @@ from .mf_ratings import Columns, check_piece, columns_of, open_ratings, places
 __all__ = ["MatrixFactorization"]
 
 SOLVERS = ("ccd", "sgd")
+SCHEDULES = ("fixed", "free")
 
 
 class MatrixFactorization(PetuumEstimator):
@@ -68,6 +69,11 @@ class MatrixFactorization(PetuumEstimator):
         Share of the ratings to hold out for ``early_stopping``.
     learning_rate
         Of "sgd": step size of a row that has not moved yet, for ratings of unit variance.
+    schedule
+        Of "sgd": "fixed": blocks of items go round the partitions in a fixed order, and the result
+        is the same on any number of ranks. "free": a rank that is idle takes the next block that
+        its users have not met in this pass, so that nobody waits for a slow rank before the
+        pass ends; the order, and so the result, depends on the clock.
     keep_seen
         Keep which items each user has rated (4 bytes a rating), for ``recommend``.
     random_state
@@ -137,6 +143,7 @@ class MatrixFactorization(PetuumEstimator):
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         learning_rate: float = 0.3,
+        schedule: str = "fixed",
         keep_seen: bool = True,
         random_state: Any = None,
         n_jobs: int | None = None,
@@ -155,6 +162,7 @@ class MatrixFactorization(PetuumEstimator):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.learning_rate = learning_rate
+        self.schedule = schedule
         self.keep_seen = keep_seen
         self.random_state = random_state
         self.n_jobs = n_jobs
@@ -176,7 +184,7 @@ class MatrixFactorization(PetuumEstimator):
         X
             Ratings: scipy.sparse (n_users, n_items), stored zeros are ratings; a Dask array of
             such chunks; or three columns user, item, rating: an array (n_ratings, 3), a tuple of
-            columns, a pandas or Dask DataFrame. Ids may be anything hashable.
+            columns, a list of rows, a pandas or Dask DataFrame. Ids may be anything hashable.
         y
             Ignored.
         """
@@ -352,6 +360,12 @@ class MatrixFactorization(PetuumEstimator):
             raise ValueError(f"validation_fraction must be < 1, got {self.validation_fraction!r}")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver must be 'ccd' or 'sgd', got {self.solver!r}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be 'fixed' or 'free', got {self.schedule!r}")
+        if self.schedule == "free" and self.solver != "sgd":
+            raise ValueError(
+                f"schedule='free' needs solver='sgd', got {self.solver!r}: no blocks move there"
+            )
 
 
 class _Shared:

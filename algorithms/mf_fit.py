@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dask_petuum.data import Partition
+from dask_petuum.model_parallel import Rotation
 from dask_petuum.runtime.job import Job, RunResult
 
 from .kernels.mf_lanes import LANES
@@ -47,7 +48,8 @@ def run_fit(estimator: MatrixFactorization, job: Job) -> None:
         program = CcdProgram(problem, plan, n_parts, stop)
         max_clocks = program.n_clocks(int(estimator.max_iter))
     else:
-        program = SgdProgram(problem, float(estimator.learning_rate), n_parts, stop)
+        order = Rotation("free" if estimator.schedule == "free" else "fixed")
+        program = SgdProgram(problem, float(estimator.learning_rate), n_parts, stop, order)
         max_clocks = int(estimator.max_iter)
     seen = job.map(_rated) if estimator.keep_seen else None
     estimator._run(

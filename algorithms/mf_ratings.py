@@ -94,15 +94,16 @@ def matrix_of(
 
 
 def columns_of(X: Any, n_columns: int) -> Columns:
-    """Take two or three columns from a frame, an array or a tuple of columns in memory.
+    """Take two or three columns from a frame, an array, a tuple of columns or a list of rows.
 
     ``n_columns`` 2: pairs; further columns of a frame or array are left alone.
     """
     if is_pandas_frame(X):
         frame = _three(X) if n_columns == 3 else X
         parts = [frame.iloc[:, k].to_numpy() for k in range(min(n_columns, frame.shape[1]))]
-    elif isinstance(X, tuple):
-        parts = [np.asarray(check_container(part)) for part in X]
+    elif isinstance(X, tuple) or _has_rows(X):
+        columns = X if isinstance(X, tuple) else zip(*X, strict=True)
+        parts = [np.asarray(check_container(part)) for part in columns]
     else:
         values = np.asarray(check_container(X))
         if values.ndim != 2:
@@ -116,6 +117,13 @@ def columns_of(X: Any, n_columns: int) -> Columns:
         raise ValueError(_expected(f"columns of shapes {shapes}", n_columns))
     ratings = _checked_ratings(parts[2]) if n_columns == 3 else None
     return Columns(parts[0], parts[1], ratings)
+
+
+def _has_rows(X: Any) -> bool:
+    """Whether X is a list of rows alike: each column of it may have a type of its own."""
+    if not isinstance(X, list) or not X or not all(isinstance(row, (tuple, list)) for row in X):
+        return False
+    return len({len(row) for row in X}) == 1
 
 
 def number_ids(ids: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray[np.int64]]:

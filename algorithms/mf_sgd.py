@@ -40,6 +40,9 @@ from .mf_stop import Stop
 
 __all__ = ["ItemDeal", "SgdProgram", "deal"]
 
+#: Blocks for each partition: one can travel while another is worked on. In free order a rank has
+#: one at work and the next, and there must be others to choose from.
+BLOCKS_OF_A_PARTITION = {"fixed": 2, "free": 4}
 #: Ratings of a cell of a diagonal: about 1 ms; and groups at most.
 CELL_RATINGS, MAX_GROUPS = 1 << 15, 16
 
@@ -85,16 +88,28 @@ class SgdProgram(ModelParallelProgram):
         Partitions of the run.
     stop
         When to end.
+    rotation
+        The order in which blocks and partitions meet.
     """
 
     metrics = ("squares", "held")
 
-    def __init__(self, problem: Problem, rate: float, n_parts: int, stop: Stop) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        rate: float,
+        n_parts: int,
+        stop: Stop,
+        rotation: Rotation = Rotation("fixed"),  # noqa: B008 - it is frozen
+    ) -> None:
         self.problem = problem
         self.rate = rate
         self.stop = stop
-        #: Two blocks a partition, so that one can travel while another is worked on.
-        self.n_blocks = 1 if n_parts == 1 else max(n_parts, min(problem.n_items, 2 * n_parts))
+        self.rotation = rotation
+        per_part = BLOCKS_OF_A_PARTITION[rotation.order]
+        self.n_blocks = (
+            1 if n_parts == 1 else max(n_parts, min(problem.n_items, per_part * n_parts))
+        )
         per_cell = problem.n_ratings // (n_parts * self.n_blocks)
         self.n_groups = n_groups_for(per_cell)
         cell = deal(problem.item_counts, self.n_blocks * self.n_groups)
@@ -107,8 +122,8 @@ class SgdProgram(ModelParallelProgram):
         self.items = ItemDeal(cell, place, members)
 
     def schedule(self) -> Rotation:
-        """Let every block visit every rank in each pass, in a fixed order."""
-        return Rotation()
+        """Let every block visit every partition in each pass."""
+        return self.rotation
 
     def blocks(self) -> Sequence[BlockSpec]:
         """Cut the first rows of the items into blocks."""

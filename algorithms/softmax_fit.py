@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from dask_petuum.data import Partition
 from dask_petuum.runtime.job import Job, RunResult
 
+from .linear_labels import class_counts, class_weights, learn_classes
 from .softmax_program import (
     Objective,
     Schedule,
@@ -63,14 +64,7 @@ class SoftmaxFit:
 
     def learn_classes(self) -> None:
         """Collect the labels where they lie."""
-        found = self.job.map(_labels)
-        classes = np.unique(np.concatenate(found))
-        if len(classes) < 2:
-            raise ValueError(
-                "SoftmaxRegression needs samples of at least 2 classes in the data, but the data "
-                f"contains only one class: {classes[0]!r}"
-            )
-        self.estimator.classes_ = classes
+        self.estimator.classes_ = learn_classes(self.job, type(self.estimator).__name__)
 
     def run(self, *, seen: float, steps_done: int, max_passes: int, callbacks: bool) -> float:
         """Make passes over the rows from the estimator's weights; the rows' total weight.
@@ -105,18 +99,16 @@ class SoftmaxFit:
     def _objective(self, seen: float) -> tuple[Objective, float]:
         given = self.estimator
         n_classes = len(given.classes_)
-        counts = np.sum(self.job.map(partial(_class_counts, given.classes_)), axis=0)
-        class_weights = _class_weights(given.class_weight, given.classes_, counts)
-        total = float(counts @ class_weights)
-        if not total > 0:
-            raise ValueError("the rows' weights must not all be 0")
+        counts = class_counts(self.job, given.classes_)
+        factors = class_weights(counts, given.class_weight, given.classes_)
+        total = float(counts @ factors)
         # Two classes: one vector w = w_1 - w_0 is penalised, as in LogisticRegression, and with
         # w_1 = -w_0 its square is twice that of both together.
         factor = 2.0 if n_classes == 2 else 1.0
         penalty = factor / (given.C * (total + seen)) if np.isfinite(given.C) else 0.0
         n_rows = self.job.n_rows
         objective = Objective(
-            given.classes_, class_weights, n_rows, n_rows / total, penalty, given.fit_intercept
+            given.classes_, factors, n_rows, n_rows / total, penalty, given.fit_intercept
         )
         return objective, total
 
@@ -191,41 +183,6 @@ class SoftmaxFit:
         given.n_steps_ = schedule.steps_done + int(
             result.n_clocks * steps / schedule.clocks_per_pass
         )
-
-
-def _labels(partition: Partition) -> NDArray[Any]:
-    if partition.y is None:
-        raise ValueError("requires y to be passed, but the target y is None")
-    return np.unique(partition.y)
-
-
-def _class_counts(classes: NDArray[Any], partition: Partition) -> NDArray[np.float64]:
-    """Weight of each class's rows."""
-    codes = encode(partition.y, classes)
-    counts: NDArray[np.float64] = np.bincount(
-        codes, partition.sample_weight, minlength=len(classes)
-    ).astype(np.float64)
-    return counts
-
-
-def _class_weights(
-    given: Any, classes: NDArray[Any], counts: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    if given is None:
-        return np.ones(len(classes))
-    if isinstance(given, str):
-        if given != "balanced":
-            raise ValueError(f"class_weight must be a dict, 'balanced' or None, got {given!r}")
-        balanced: NDArray[np.float64] = counts.sum() / (len(classes) * np.maximum(counts, 1e-300))
-        return balanced
-    labels = list(classes)
-    unknown = [label for label in given if label not in labels]
-    if unknown:
-        raise ValueError(f"class_weight names {unknown[0]!r}, which is not among {labels}")
-    factors = np.array([float(given.get(label, 1.0)) for label in labels])
-    if not (np.isfinite(factors) & (factors >= 0)).all():
-        raise ValueError(f"class_weight must have finite factors >= 0, got {given!r}")
-    return factors
 
 
 def _curvature(objective: Objective, partition: Partition) -> Curvature:

@@ -11,39 +11,30 @@ penalties, and solvers that reach the optimum to many digits.
 
 from __future__ import annotations
 
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
-from sklearn.utils.extmath import safe_sparse_dot
 
 from dask_petuum.base import PetuumEstimator
-from dask_petuum.data.kinds import dask_backed
-from dask_petuum.lazy import map_rows
 from dask_petuum.store.consistency import Consistency, Staleness
 
-from .input_values import check_labels
-from .inputs import (
-    Checked,
-    check_choice,
-    check_number,
-    check_rows,
-    float_dtype,
-    open_rows,
-    rows_to_apply,
-    weights_in_memory,
-)
+from .inputs import check_choice, check_number, float_dtype, open_rows
+from .linear_labels import check_labelled
+from .linear_scores import ProbabilitiesMixin
 from .softmax_fit import SoftmaxFit
 
 __all__ = ["SoftmaxRegression"]
 
 
-class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
+class SoftmaxRegression(
+    ProbabilitiesMixin,
+    ClassifierMixin,  # type: ignore[misc]
+    PetuumEstimator,
+):
     """Multinomial logistic regression of dense or sparse rows, here or on a Dask cluster.
 
     Parameters
@@ -196,7 +187,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         """
         self._check_parameters()
         before = self.classes_ if self.warm_start and hasattr(self, "coef_") else None
-        X, y, sample_weight = self._check_input(X, y, sample_weight, reset=True)
+        X, y, sample_weight = check_labelled(self, X, y, sample_weight)
         with open_rows(self, X, y, sample_weight) as job:
             fit = SoftmaxFit(self, job, float_dtype(X))
             fit.learn_classes()
@@ -230,7 +221,7 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
                     f"`classes={classes}` is not the same as on last call to partial_fit, "
                     f"was: {self.classes_}"
                 )
-        X, y, sample_weight = self._check_input(X, y, sample_weight, reset=first)
+        X, y, sample_weight = check_labelled(self, X, y, sample_weight, reset=first)
         if first:
             self._forget()
             self.classes_ = classes
@@ -246,62 +237,10 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
         self._seen = seen + total
         return self
 
-    def decision_function(self, X: Any) -> Any:
-        """Return the scores, (n_rows, n_classes); two classes: (n_rows,), > 0 for the second."""
-        X, lazy = rows_to_apply(self, X)
-        columns = len(self.classes_) if len(self.classes_) > 2 else None
-        return self._apply(X, lazy, _scores, columns)
-
-    def predict(self, X: Any) -> Any:
-        """Return the most probable label of each row; lazy for a Dask collection."""
-        X, lazy = rows_to_apply(self, X)
-        return self._apply(X, lazy, partial(_labels, self.classes_), None, self.classes_.dtype)
-
-    def predict_proba(self, X: Any) -> Any:
-        """Return the probability of each class, (n_rows, n_classes); lazy for lazy rows."""
-        X, lazy = rows_to_apply(self, X)
-        return self._apply(X, lazy, _proba, len(self.classes_))
-
-    def predict_log_proba(self, X: Any) -> Any:
-        """Return the logarithm of the probability of each class, (n_rows, n_classes)."""
-        X, lazy = rows_to_apply(self, X)
-        return self._apply(X, lazy, _log_proba, len(self.classes_))
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the share of rows with the right label (weighted); reads lazy rows in pieces."""
-        predicted = self.predict(X)
-        if dask_backed(predicted) is None:
-            return float(super().score(X, y, sample_weight))
-        right = predicted == (y if dask_backed(y) is None else dask_backed(y))
-        if sample_weight is None:
-            return float(right.mean().compute())
-        return float(((right * sample_weight).sum() / sample_weight.sum()).compute())
-
-    def _apply(
-        self, X: Any, lazy: bool, function: Any, n_columns: int | None, dtype: Any = None
-    ) -> Any:
-        """Apply a function of scores to rows."""
-        apply = _OfScores(function, self.coef_, self.intercept_)
-        if not lazy:
-            return apply(X)
-        dtype = self.coef_.dtype if dtype is None else dtype
-        return map_rows(Checked(apply, self.n_features_in_), X, n_columns=n_columns, dtype=dtype)
-
     def _forget(self) -> None:
         """Drop what was learnt (n_features and labels may be others now)."""
         for name in ("coef_", "intercept_", "_squares", "_seen", "n_steps_", "history_"):
             self.__dict__.pop(name, None)
-
-    def _check_input(
-        self, X: Any, y: Any, sample_weight: Any, *, reset: bool
-    ) -> tuple[Any, Any, Any]:
-        if y is None:
-            raise ValueError("SoftmaxRegression requires y to be passed, but the target y is None")
-        if dask_backed(X) is not None:
-            return check_rows(self, X, reset=reset), y, sample_weight
-        X, y = check_rows(self, X, y, reset=reset)
-        check_labels(y)
-        return X, y, weights_in_memory(X, sample_weight)
 
     def _check_parameters(self) -> None:
         check_number("C", self.C, Real, 0, strict=True)
@@ -322,38 +261,3 @@ class SoftmaxRegression(ClassifierMixin, PetuumEstimator):  # type: ignore[misc]
             check_number("decay", self.decay, Real, 0)
         if self.clocks_per_pass != "auto":
             check_number("clocks_per_pass", self.clocks_per_pass, Integral, 1)
-
-
-class _OfScores:
-    """A function of the scores of rows; picklable, without the estimator."""
-
-    def __init__(self, function: Any, coef: NDArray[Any], intercept: NDArray[Any]) -> None:
-        self.function = function
-        self.coef = coef
-        self.intercept = intercept
-
-    def __call__(self, rows: Any) -> Any:
-        scores = safe_sparse_dot(rows, self.coef.T, dense_output=True) + self.intercept
-        return self.function(scores)
-
-
-def _scores(scores: NDArray[Any]) -> NDArray[Any]:
-    return scores[:, 0] if scores.shape[1] == 1 else scores
-
-
-def _both(scores: NDArray[Any]) -> NDArray[Any]:
-    """Scores of all classes: with two, the first has 0."""
-    return np.hstack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores
-
-
-def _labels(classes: NDArray[Any], scores: NDArray[Any]) -> NDArray[Any]:
-    labels: NDArray[Any] = classes[_both(scores).argmax(axis=1)]
-    return labels
-
-
-def _proba(scores: NDArray[Any]) -> Any:
-    return softmax(_both(scores), axis=1)
-
-
-def _log_proba(scores: NDArray[Any]) -> Any:
-    return log_softmax(_both(scores), axis=1)

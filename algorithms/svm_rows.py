@@ -13,8 +13,10 @@ from scipy.sparse import issparse
 
 from dask_petuum.data import Partition
 from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.program import State
 
-from .kernels.svm import square_norms
+from .kernels.svm import descend, measure, square_norms
+from .softmax_program import encode
 
 __all__ = ["Objective", "Rows", "given_weights", "relative_gap"]
 
@@ -69,6 +71,55 @@ class Objective:
         costs = np.stack([other, own], axis=1)
         return costs * weights[:, None] if len(weights) else costs
 
+    def begin(self, partition: Partition) -> tuple[Array, Array, Array]:
+        """Labels (n_rows,) and costs (n_rows, 2) of rows; losses and duals at 0, (n_tasks, 2)."""
+        codes = encode(partition.y, self.classes)
+        costs = self.costs(codes, given_weights(partition))
+        parts = np.zeros((self.n_tasks, 2))
+        for task in range(self.n_tasks):
+            own = self.signs(codes, task) > 0
+            parts[task, 0] = costs[own, 1].sum() + costs[~own, 0].sum()
+        return codes, costs, parts
+
+    def measure(self, rows: Rows, state: State, weights: Array, out: Array) -> None:
+        """Loss and dual value of the only task, (2,), at weights (n_features + 1,)."""
+        signs, costs = self._of_task(state, 0)
+        alpha = state["alpha"][0, :, 0]
+        measure(*rows.arrays, signs, costs, self.hinge, self.bias, alpha, weights, out)
+
+    def descend(
+        self, rows: Rows, state: State, work: tuple[int, int], order: Array, weights: Array
+    ) -> int:
+        """Make passes for one task over the rows of ``order``, both in place; rows visited.
+
+        ``work`` is the task and the number of passes.
+        """
+        task, n_passes = work
+        group, lane = divmod(task, state["alpha"].shape[2])
+        signs, costs = self._of_task(state, task)
+        alpha = np.ascontiguousarray(state["alpha"][group, :, lane])
+        visits = descend(
+            *rows.arrays,
+            signs,
+            costs,
+            state["squares"],
+            self.hinge,
+            (self.bias, *state["charges"][task].tolist()),
+            n_passes,
+            order,
+            state["limits"][group, lane],
+            state["seeds"][task],
+            alpha,
+            weights,
+        )
+        state["alpha"][group, :, lane] = alpha
+        return visits
+
+    def _of_task(self, state: State, task: int) -> tuple[Array, Array]:
+        """Signs and costs of the rows in a task."""
+        signs = self.signs(state["targets"], task)
+        return signs, np.where(signs > 0, state["costs"][:, 1], state["costs"][:, 0])
+
     def signs(self, codes: Array, task: int) -> NDArray[np.int8]:
         """Signs of rows in a task."""
         positive = 1 if self.n_tasks == 1 else task
@@ -96,10 +147,9 @@ class Rows:
         )
 
     def squares(self) -> NDArray[np.float64]:
-        """Squared length of each row, the constant feature included."""
+        """Squared length of each row, without the constant feature."""
         out = np.empty(self.n_rows)
         square_norms(*self.arrays, out)
-        out += self.bias**2
         return out
 
     def spans(self) -> Sequence[tuple[int, int]]:

@@ -362,7 +362,7 @@ def over_workers(quick: bool) -> list[Row]:
     users, items, ratings = split.train
     matrix = sp.csr_array((ratings, (users, items)), shape=split.shape)
     rows = []
-    for solver in ("sgd", "ccd"):
+    for solver, schedule in (("sgd", "fixed"), ("sgd", "free"), ("ccd", "fixed")):
         speeds: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(N_REPEATS):
             for n_workers, figures in speeds.items():
@@ -376,7 +376,13 @@ def over_workers(quick: bool) -> list[Row]:
                     Client(cluster, set_as_default=False) as client,
                 ):
                     model = MatrixFactorization(
-                        40, alpha=0.01, solver=solver, max_iter=8, tol=0, keep_seen=False
+                        40,
+                        alpha=0.01,
+                        solver=solver,
+                        schedule=schedule,
+                        max_iter=8,
+                        tol=0,
+                        keep_seen=False,
                     )
                     model.client = client
                     history = model.fit(matrix).history_
@@ -384,8 +390,8 @@ def over_workers(quick: bool) -> list[Row]:
                     figures.append(len(ratings) / statistics.median(passes.tolist()))
         rows.append(
             Row(
-                f'MatrixFactorization(solver="{solver}"), {len(ratings):,} ratings, rank 40: '
-                "2 worker processes",
+                f'MatrixFactorization(solver="{solver}", schedule="{schedule}"), '
+                f"{len(ratings):,} ratings, rank 40: 2 worker processes",
                 "itself, 1 worker process",
                 speeds[2],
                 speeds[1],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dask_petuum.algorithms.lasso import ElasticNet, Lasso
     from dask_petuum.algorithms.lda import LDA
     from dask_petuum.algorithms.linear_svc import LinearSVC
+    from dask_petuum.algorithms.linear_svr import LinearSVR
     from dask_petuum.algorithms.logistic_regression import LogisticRegression
     from dask_petuum.algorithms.matrix_factorization import MatrixFactorization
     from dask_petuum.algorithms.softmax_regression import SoftmaxRegression
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     )
     from dask_petuum.model_parallel import Priority, Random, Rotation, RoundRobin
     from dask_petuum.runtime.block_program import BlockSpec, ModelParallelProgram
+    from dask_petuum.runtime.cluster_blocks import run_blocks
     from dask_petuum.runtime.options import RunOptions
     from dask_petuum.runtime.program import DataParallelProgram
     from dask_petuum.runtime.session import connect, disarm
@@ -48,6 +50,7 @@ __all__ = [
     "KMeans",
     "Lasso",
     "LinearSVC",
+    "LinearSVR",
     "LogisticRegression",
     "MatrixFactorization",
     "ModelParallelProgram",
@@ -71,6 +74,7 @@ __all__ = [
     "disarm",
     "open_dataset",
     "open_job",
+    "run_blocks",
 ]
 
 #: module to the public names it holds
@@ -79,6 +83,7 @@ _HOMES = {
     "algorithms.lasso": ("ElasticNet", "Lasso"),
     "algorithms.lda": ("LDA",),
     "algorithms.linear_svc": ("LinearSVC",),
+    "algorithms.linear_svr": ("LinearSVR",),
     "algorithms.logistic_regression": ("LogisticRegression",),
     "algorithms.matrix_factorization": ("MatrixFactorization",),
     "algorithms.softmax_regression": ("SoftmaxRegression",),
@@ -86,6 +91,7 @@ _HOMES = {
     "exceptions": tuple(name for name in __all__ if name.endswith("Error")),
     "model_parallel": ("Priority", "Random", "Rotation", "RoundRobin"),
     "runtime.block_program": ("BlockSpec", "ModelParallelProgram"),
+    "runtime.cluster_blocks": ("run_blocks",),
     "runtime.options": ("RunOptions",),
     "runtime.program": ("DataParallelProgram",),
     "runtime.session": ("connect", "disarm"),

@@ -364,3 +364,42 @@ async def pieces_and_chunks():
             for worker in holders:
                 chunk = worker.data[(x.name, number, 0)]  # so it was not moved
                 assert np.shares_memory(worker.data[future.key][0], chunk)
+
+
+WIDE = np.arange(7 * 12.0).reshape(7, 12) % 5
+WIDE_KINDS = {
+    "dense": lambda x: x,
+    "csr_array": lambda x: x.map_blocks(sp.csr_array, meta=sp.csr_array((0, 0)), dtype=float),
+    "coo_array": lambda x: x.map_blocks(sp.coo_array, meta=sp.coo_array((0, 0)), dtype=float),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE_KINDS)
+@pytest.mark.parametrize(
+    ("chunks", "n_workers", "sizes"),
+    [
+        ((7, 4), 1, [7]),
+        ((7, 4), 3, [3, 2, 2]),
+        ((7, 4), 20, [1] * 7),
+        (((4, 3), (6, 6)), 2, [4, 3]),
+        (((4, 3), (6, 6)), 3, [2, 2, 2, 1]),
+        (((4, 3), (12,)), 4, [4, 3]),  # not wide: its chunks are kept
+    ],
+)
+def test_a_wide_array_is_cut_by_rows_for_its_workers(kind, chunks, n_workers, sizes):
+    lazy = WIDE_KINDS[kind](da.from_array(WIDE, chunks=chunks))
+    y, weights = np.arange(7.0), da.from_array(np.arange(7.0) + 1, chunks=5)
+    with NoTasks():
+        pieces = open_dataset(lazy, y, weights).spread(n_workers).pieces()
+    got = dask.compute(*pieces, scheduler="sync")
+    assert [x.shape for x, _, _ in got] == [(size, 12) for size in sizes]
+    whole = [x if kind == "dense" else x.toarray() for x, _, _ in got]
+    np.testing.assert_array_equal(np.concatenate(whole), WIDE)
+    np.testing.assert_array_equal(np.concatenate([y for _, y, _ in got]), y)
+    np.testing.assert_array_equal(np.concatenate([w for _, _, w in got]), y + 1)
+
+
+def test_what_is_no_wide_array_keeps_its_chunks():
+    for make in (frame, array, lambda: unknown(array((CHUNKS[0], (1, 2))))):
+        dataset = open_dataset(make())
+        assert dataset.spread(8) is dataset

@@ -125,6 +125,17 @@ def test_the_model_parallel_program_with_violations(load, where, request):
     np.testing.assert_allclose(w, solved.coef_, atol=1e-4)
 
 
+def test_blocks_that_are_tasks(load, client):
+    rng = np.random.default_rng(0)
+    data = [rng.normal(loc=group, size=(20, 2)) for group in range(6)]
+    reads = {group: ((group - 1) % 6, (group + 1) % 6) for group in range(6)}
+    means, n_updates = load(2, "own_model_parallel.md").main(client, data, reads)
+    own = np.stack([rows.mean(axis=0) for rows in data])
+    pulled = (np.roll(means, 1, axis=0) + np.roll(means, -1, axis=0)) / 2
+    np.testing.assert_allclose(means, 0.6 * own + 0.4 * pulled, atol=1e-5)
+    assert n_updates < 500
+
+
 def test_the_audit_of_the_page_on_failures(capsys):
     (code,) = examples("what_happens.md")
     shown = re.search(r"print\(report\)  # (.*) \.\.\. (.*)", code)

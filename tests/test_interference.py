@@ -6,9 +6,11 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from dask_petuum.model_parallel import Correlation, KnownCorrelation, Machine, Priority, from_gram
+from dask_petuum.model_parallel.interference import SLOTS
+from dask_petuum.model_parallel.kernels.correlation import BITS, MARGIN, PART, STEPS
 
 KINDS = ["dense", "fortran", "csc", "csr", "repeated"]
 
@@ -67,7 +69,9 @@ def test_empty_and_constant_columns_conflict_with_nobody(kind):
     assert correlation.strengths(2, [3]).tolist() == pytest.approx([1.0])
     for block in (0, 1):
         assert not correlation.strengths(block, range(7)).any()
-        assert not correlation.conflicts(block, range(7), rho=1e-9)
+        others = [other for other in range(7) if other != block]
+        assert not correlation.conflicts(block, others, rho=1e-9)
+        assert correlation.conflicts(block, [block], rho=1.0)  # it may not be in flight twice
 
 
 @pytest.mark.parametrize(("kind", "mean"), [("dense", 1e3), ("dense", 1e8), ("csc", 1e3)])
@@ -116,16 +120,95 @@ def test_the_threshold_itself_conflicts():
     assert not Correlation(X).conflicts(0, [], rho=1e-9)
 
 
-def test_the_cache_is_bounded_and_drops_what_was_used_least_recently():
-    X = np.random.default_rng(0).standard_normal((10, 6))
-    correlation = Correlation(X, cache_size=3)
+def naive_screen(strengths, candidates, others, rho, makes_way):
+    """Go through the candidates one by one."""
+    together, kept = list(others), []
+    for block in candidates:
+        fits = block not in together and all(strengths[block, o] < rho for o in together)
+        if fits or makes_way:
+            together.append(block)
+        makes_way = makes_way and fits
+        kept.append(fits)
+    return kept
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from([1, 7, 200_000]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 10_000),
+)
+def test_screening_keeps_what_one_by_one_keeps(kind, cache_size, makes_way, grouped, seed):
+    """Whatever is kept of earlier calls: nearly nothing, a few pairs, all."""
+    rng = np.random.default_rng(seed)
+    X = random_design(12, 14, seed)
+    groups = rng.integers(0, 9, 14) if grouped else np.arange(14)
+    pairs = naive_strengths(X)
+    n_blocks = int(groups.max()) + 1
+    strengths = np.zeros((n_blocks, n_blocks))
+    np.maximum.at(strengths, np.ix_(groups, groups), pairs)
+    correlation = Correlation(as_kind(X, kind), groups, cache_size)
+    correlation._known.slots.resize((2, *correlation._known.slots.shape[1:]), refcheck=False)
+    for _ in range(6):
+        blocks = rng.permutation(n_blocks).tolist()
+        candidates, others = blocks[: n_blocks // 2 + 1], blocks[n_blocks // 2 :]
+        rho = float(rng.random())
+        assume(np.abs(strengths - rho).min() > 1e-9)  # clear of rounding
+        expected = naive_screen(strengths, candidates, others, rho, makes_way)
+        assert correlation.screen(candidates, others, rho, makes_way) == expected
+
+
+@pytest.mark.parametrize("n_rows", [PART - 1, PART, 5 * PART + 3])
+def test_quick_strengths_are_within_their_margin(n_rows):
+    """Sums of float32 that all have one sign: where rounding is worst."""
+    rng = np.random.default_rng(n_rows)
+    X = np.abs(rng.standard_normal((n_rows, 6))) ** 3
+    X[n_rows // 2 :] *= -1
+    correlation = Correlation(X)
     expected = naive_strengths(X)
-    np.testing.assert_allclose(correlation.strengths(0, range(6)), expected[0], atol=1e-12)
+    correlation.screen(range(6), [], 1.0)
+    known = correlation._known.pairs[correlation._known.pairs >= 0]
+    assert known.size == 15
+    for entry in known.tolist():
+        low, high = divmod(entry >> BITS, 6)
+        assert abs((entry & STEPS) / STEPS - expected[low, high]) < MARGIN / 2
+
+
+def test_a_verdict_near_the_threshold_is_that_of_float64():
+    """The float32 strengths alone cannot tell these thresholds apart."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((3000, 2))
+    X[:, 1] += X[:, 0]
+    for kind in ("fortran", "csc"):
+        correlation = Correlation(as_kind(X, kind))
+        r = float(correlation.strengths(0, [1])[0])
+        for _ in range(2):  # computed, then kept
+            assert correlation.conflicts(0, [1], rho=r)
+            assert not correlation.conflicts(0, [1], rho=np.nextafter(r, 1))
+
+
+def test_few_pairs_and_few_columns_are_kept():
+    X = np.random.default_rng(0).standard_normal((10, 400))
+    correlation = Correlation(X, cache_size=3)
+    correlation.screen(range(400), [], rho=1.0)
     assert "3 of at most 3 pairs known" in repr(correlation)
-    correlation.strengths(1, [2, 3])
-    correlation.strengths(2, [1])  # used again
-    correlation.strengths(4, [5, 0])
-    assert list(correlation._cache) == [1 * 6 + 2, 4 * 6 + 5, 0 * 6 + 4]
+    kept = correlation._known.column_in
+    assert len(kept) == SLOTS < 400
+    assert sorted(kept) == np.flatnonzero(correlation._known.slot_of >= 0).tolist()
+
+
+def test_blocks_that_are_not_there_are_refused():
+    correlation = Correlation(np.eye(3))
+    for call in (
+        lambda: correlation.screen([0, 3], [], 0.5),
+        lambda: correlation.screen([0], [-1], 0.5),
+        lambda: correlation.conflicts(3, [0], 0.5),
+        lambda: correlation.strengths(0, [7]),
+    ):
+        with pytest.raises(ValueError, match=r"blocks must be 0 \.\. 2"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def test_planted_topics_are_found(sampler: str) -> None:
     assert purity(fitted) > 0.95
     assert fitted.word_topic_counts_.sum() == fitted.n_tokens_ == data.sum()
     np.testing.assert_array_equal(fitted.word_topic_counts_.sum(axis=1), data.sum(axis=0))
-    np.testing.assert_allclose(fitted.components_, fitted.word_topic_counts_.T + 0.01)
+    np.testing.assert_allclose(fitted.components_, fitted.word_topic_mean_.T + 0.01)
+    np.testing.assert_allclose(fitted.word_topic_mean_.sum(axis=1), data.sum(axis=0), rtol=1e-4)
     held_out = corpus(100, seed=1)
     total, n_scored = document_completion(true_topics(), sp.csr_array(held_out), 0)
     assert fitted.perplexity(held_out) < 1.03 * np.exp(-total / n_scored)
@@ -123,7 +124,7 @@ def test_perplexity_of_one_topic_is_that_of_word_frequencies() -> None:
     data = corpus()
     fitted = model(n_components=1, max_iter=2).fit(data)
     phi = (data.sum(axis=0) + 0.01) / (data.sum() + 0.01 * data.shape[1])
-    topics = Topics(fitted.word_topic_counts_, fitted.doc_topic_prior_, 0.01)
+    topics = Topics(fitted.word_topic_mean_, fitted.doc_topic_prior_, 0.01)
     total, count = document_completion(topics, sp.csr_array(data), 3)
     assert count == data.sum() // 2
     assert -total / count == pytest.approx(-(data @ np.log(phi)).sum() / data.sum(), rel=0.01)

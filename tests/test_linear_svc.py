@@ -37,7 +37,7 @@ def local(**parameters):
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_partitions_reach_the_same_solution(loss, dual, sparse, n_classes):
     labels = LABELS % n_classes
-    tol = 1e-2 if dual else 1e-5  # coordinate descent is slow on many rows of few features
+    tol = 1e-3 if dual else 1e-5  # coordinate descent is slow on many rows of few features
     parameters = {"loss": loss, "dual": dual, "tol": tol}
     whole = local(**parameters).fit(ROWS, labels)
     parts = local(**parameters).fit(lazy(ROWS, sparse), lazy(labels))
@@ -52,13 +52,13 @@ def test_partitions_reach_the_same_solution(loss, dual, sparse, n_classes):
 @pytest.mark.parametrize("n_classes", [2, 4])
 def test_ranks_of_a_cluster_give_what_this_process_gives(client, loss, dual, n_classes):
     labels = LABELS % n_classes
-    parameters = {"loss": loss, "dual": dual, "tol": 5e-2}
+    parameters = {"loss": loss, "dual": dual}
     here = local(**parameters).fit(lazy(ROWS, True), lazy(labels))
     far = local(**{**parameters, "scheduler": None})
     far.client = client
     far.fit(lazy(ROWS, True), lazy(labels))
     np.testing.assert_allclose(far.coef_, here.coef_, rtol=1e-6, atol=1e-8)
-    assert (far.dual_gap_ <= 5e-2 * far.objective_).all()
+    assert (far.dual_gap_ <= 1e-3 * far.objective_).all()
     assert far.n_iter_ == here.n_iter_
 
 
@@ -156,8 +156,9 @@ def draw(seed, below):
 
 def naive_descend(rows, signs, costs, hinge, scales, n_passes, seed):
     """Naive twin, one task, nothing dropped; the change of alpha and u."""
-    bias, s = scales
+    bias, s, charge = scales
     rows = np.hstack([rows, np.full((len(rows), 1), bias)])
+    factors = np.append(np.full(rows.shape[1] - 1, s), charge)
     alpha, u, order = np.zeros(len(rows)), np.zeros(rows.shape[1]), list(range(len(rows)))
     for _ in range(n_passes):
         for k in range(len(rows)):
@@ -166,8 +167,8 @@ def naive_descend(rows, signs, costs, hinge, scales, n_passes, seed):
         for i in order:
             box, ridge = (costs[i], 0.0) if hinge else (np.inf, 0.5 / costs[i])
             gradient = signs[i] * (rows[i] @ u) - 1 + ridge * alpha[i]
-            new = np.clip(alpha[i] - gradient / (s * rows[i] @ rows[i] + ridge), 0, box)
-            u += s * (new - alpha[i]) * signs[i] * rows[i]
+            new = np.clip(alpha[i] - gradient / (factors @ rows[i] ** 2 + ridge), 0, box)
+            u += factors * (new - alpha[i]) * signs[i] * rows[i]
             alpha[i] = new
     return alpha, u
 
@@ -186,29 +187,28 @@ def test_descent_equals_its_naive_twin(hinge, sparse):
     squares = np.empty(30)
     square_norms(*given, squares)
     np.testing.assert_allclose(squares, (rows**2).sum(1))
-    squares += 0.25
     start = np.array([5], dtype=np.uint64)
     alphas, us = np.zeros((30, LANES)), np.zeros((8, LANES))
     many = np.tile([np.inf, -np.inf, 0.0, 0.0], (LANES, 1))
-    lanes = np.ones(LANES, dtype=np.uint8)
+    lanes, charges = np.ones(LANES, dtype=np.uint8), np.tile([2.0, 0.7], (LANES, 1))
     order = np.arange(30, dtype=np.int32)
     # One pass drops nothing, so that all tasks and the twin see the rows in the same order.
     visits = descend_block(
-        *given, codes, costs, squares, hinge, (0.5, 2.0), 0, lanes, 1, order, many, start.copy(),
+        *given, codes, costs, squares, hinge, 0.5, charges, 0, lanes, 1, order, many, start.copy(),
         alphas, us,
     )  # fmt: skip
     assert visits == 30
     for task in range(3):
         signs = np.where(codes == task, 1, -1).astype(np.int8)
         own = np.where(codes == task, costs[:, 1], costs[:, 0])
-        twin = naive_descend(rows, signs, own, hinge, (0.5, 2.0), 1, [5])
+        twin = naive_descend(rows, signs, own, hinge, (0.5, 2.0, 0.7), 1, [5])
         np.testing.assert_allclose(alphas[:, task], twin[0], atol=1e-12)
         np.testing.assert_allclose(us[:, task], twin[1], atol=1e-12)
         alpha, u, limits = np.zeros(30), np.zeros(8), np.array([np.inf, -np.inf, 0, 0])
         order = np.arange(30, dtype=np.int32)
         descend(
-            *given, signs, own, squares, hinge, (0.5, 2.0), 1, order, limits, start.copy(), alpha,
-            u,
+            *given, signs, own, squares, hinge, (0.5, 2.0, 0.7), 1, order, limits, start.copy(),
+            alpha, u,
         )  # fmt: skip
         np.testing.assert_allclose(alpha, twin[0], atol=1e-12)
         np.testing.assert_allclose(u, twin[1], atol=1e-12)
@@ -223,8 +223,13 @@ def check_measures(given, rows, labels, hinge, point):
     dual = alpha.sum() - (0 if hinge else 0.25 * (alpha**2 / own).sum())
     expected = [own @ (short if hinge else short**2), dual]
     out, block = np.empty(2), np.empty((LANES, 2))
+    limits, active = np.tile([0.3, -0.2, 0, 0], (LANES, 1)), np.ones((30, LANES), dtype=np.uint8)
     measure(*given, signs, own, hinge, 0.5, alpha.copy(), u.copy(), out)
-    measure_block(*given, codes, costs, hinge, 0.5, 0, alphas, us, block)
+    measure_block(*given, codes, costs, hinge, 0.5, 0, alphas, us, limits, active, block)
+    gradient = signs * (rows @ u[:-1] + 0.5 * u[-1]) - 1 + (0 if hinge else 0.5 * alpha / own)
+    dropped = (alpha == 0) & (gradient > 0.3)
+    dropped |= hinge & (alpha >= own) & (gradient < -0.2)
+    np.testing.assert_array_equal(active[:, task], ~dropped)
     np.testing.assert_allclose(out, expected)
     np.testing.assert_allclose(block[task], expected)
 
@@ -239,8 +244,8 @@ def test_dropping_rows_keeps_the_objective_rising(hinge):
     before, visits = 0.0, 0
     for _ in range(30):
         visits += descend(
-            rows, NOTHING, NOTHING, signs, own, squares, hinge, (0.0, 1.0), 4, order, limits,
-            seed, alpha, u,
+            rows, NOTHING, NOTHING, signs, own, squares, hinge, (0.0, 1.0, 1.0), 4, order,
+            limits, seed, alpha, u,
         )  # fmt: skip
         ridge = 0.0 if hinge else 0.25 * (alpha**2 / own).sum()
         dual = alpha.sum() - ridge - 0.5 * u @ u

@@ -207,6 +207,18 @@ def test_ids_of_any_hashable_kind():
     assert fitted.predict(pairs).shape == (4,)
 
 
+def test_rows_of_a_list_keep_the_types_of_their_ids():
+    rows = [(7, "rum", 5.0), (7, "tea", 1.0), (8, "rum", 4.0), (9, "tea", 2.0)]
+    fitted = model(2).fit(rows)
+    columns = model(2).fit(tuple(zip(*rows, strict=True)))
+    assert fitted.users_.tolist() == [7, 8, 9]
+    np.testing.assert_array_equal(fitted.user_factors_, columns.user_factors_)
+    pairs = [(9, "rum"), (7, "tea"), (1, "tea")]
+    users, items = zip(*pairs, strict=True)
+    np.testing.assert_array_equal(fitted.predict(pairs), columns.predict((users, items)))
+    assert fitted.predict([(7, "rum")])[0] != fitted.predict([("7", "rum")])[0]
+
+
 def test_unknown_ids_are_predicted_from_what_is_known():
     ratings, _ = planted(60, 40)
     users, items, values = three_columns(ratings)
@@ -405,6 +417,8 @@ def test_unhashable_ids_are_refused():
         ({"n_iter_no_change": 0}, "n_iter_no_change"),
         ({"validation_fraction": 1.0}, "validation_fraction must be < 1"),
         ({"learning_rate": 0.0}, "learning_rate"),
+        ({"solver": "sgd", "schedule": "any"}, "schedule must be 'fixed' or 'free', got 'any'"),
+        ({"schedule": "free"}, "schedule='free' needs solver='sgd', got 'ccd'"),
     ],
 )
 def test_bad_parameters_are_refused(keywords, message):

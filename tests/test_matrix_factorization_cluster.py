@@ -61,6 +61,35 @@ def test_equals_a_local_fit_of_the_same_partitions(client, solver, early_stoppin
     np.testing.assert_array_equal(far.recommend(60)[0], local.recommend(60)[0])
 
 
+@pytest.mark.parametrize("place", ["local", "cluster"])
+def test_free_order_learns_as_much_a_pass_as_the_fixed_one(request, place):
+    """One partition has most of the ratings: the others have its blocks in between."""
+    client = request.getfixturevalue("client") if place == "cluster" else None
+    uneven = lazy(parts=(210, 40, 30, 20))
+    fixed, free = (
+        model("sgd", client, schedule=schedule, max_iter=12).fit(uneven)
+        for schedule in ("fixed", "free")
+    )
+    assert free.n_iter_ == fixed.n_iter_ == 12
+    # the first passes end elsewhere in the descent: the cells are smaller
+    for a, b in zip(free.history_[3:], fixed.history_[3:], strict=True):
+        assert a["rmse"] == pytest.approx(b["rmse"], rel=0.05)
+    assert rebuilt_error(free) == pytest.approx(rebuilt_error(fixed), rel=0.05)
+
+
+def rebuilt_error(fitted):
+    """Error of all entries, most of them never seen, without their noise."""
+    product = fitted.user_factors_ @ fitted.item_factors_.T
+    rebuilt = fitted.mean_ + fitted.user_bias_[:, None] + fitted.item_bias_ + product
+    return float(np.sqrt(np.mean((rebuilt - FULL) ** 2)))
+
+
+def test_free_order_of_one_partition_is_the_fixed_one():
+    fixed, free = (model("sgd", schedule=schedule).fit(RATINGS) for schedule in ("fixed", "free"))
+    np.testing.assert_array_equal(free.user_factors_, fixed.user_factors_)
+    np.testing.assert_array_equal(free.item_factors_, fixed.item_factors_)
+
+
 def test_ccd_in_partitions_is_ccd_in_one():
     whole = model("ccd").fit(RATINGS)
     parts = model("ccd").fit(lazy())

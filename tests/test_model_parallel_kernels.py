@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import numpy as np
-import pytest
-import scipy.sparse as sp
 from hypothesis import given, settings
 
 from dask_petuum.model_parallel.bags import max_tree, sum_tree
-from dask_petuum.model_parallel.kernels import (
+from dask_petuum.model_parallel.kernels.trees import (
     best_to_visit,
-    column_products,
     draw_mixed,
     longest_waiting,
     put_max,
@@ -131,17 +128,3 @@ def test_take_largest(n, seed):
     assert taken == order[: out.size]
     values[taken] = -1.0
     assert tree.tolist() == max_tree(values).tolist()
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_column_products(dtype):
-    rng = np.random.default_rng(0)
-    X = sp.random_array((30, 8), density=0.3, rng=rng, dtype=dtype, format="csc")
-    work = np.zeros(30)
-    for column in range(8):
-        others = rng.integers(0, 8, 5)
-        out = np.empty(5)
-        column_products(X.data, X.indices, X.indptr, column, others, work, out)
-        dense = X.toarray().astype(np.float64)
-        np.testing.assert_allclose(out, dense[:, column] @ dense[:, others], rtol=1e-12)
-        assert not work.any()

@@ -121,6 +121,22 @@ def test_the_smallest_form_is_sent(changed, kind):
     assert n_chunk_rows(chunk, 50) == n_rows
 
 
+@pytest.mark.parametrize(
+    ("density", "kind"), [(0.02, "cells"), (0.06, "dense"), (0.3, "dense"), ("a tenth", "rows")]
+)
+def test_single_cells_are_listed_where_they_lie_only_if_few(density, kind):
+    rng = np.random.default_rng(0)
+    delta = np.zeros((400, 50), dtype=np.float32)
+    if density == "a tenth":
+        delta[::10] = 1
+    else:
+        delta[rng.random(delta.shape) < density] = 1
+    [chunk] = encode_delta(delta, 0, 0, in_place=True)
+    assert chunk["kind"] == kind
+    np.testing.assert_array_equal(decode([chunk], delta.shape, np.float32), delta)
+    assert list(encode_delta(np.zeros_like(delta), 0, 0, in_place=True)) == []
+
+
 def test_dense_chunks_are_not_copied():
     delta = np.ones((3, 4))
     [chunk] = encode_delta(delta, 0, 0)

@@ -18,6 +18,7 @@ __all__ = [
     "document_likelihood",
     "fold_in",
     "log_gamma",
+    "move_mean",
     "prior_sums",
     "score_tokens",
     "word_likelihood",
@@ -134,6 +135,22 @@ def word_likelihood(n_wk: Any, n_topics: Any, beta: Any, rows: Any) -> Any:
             if n_wk[word, k] > 0:
                 result += log_gamma(n_wk[word, k] + beta) - base
     return result
+
+
+@kernel()
+def move_mean(counts: Any, weight: Any, rows: Any, mean: Any) -> Any:
+    """Move some rows of a mean towards counts: mean + weight * (counts - mean).
+
+    Parameters
+    ----------
+    counts : (n, n_padded) int32
+    weight : float32, in [0, 1]
+    rows : (2,) int64, first and one past the last row
+    mean : (n, n_topics) float32, n_topics <= n_padded, in and out
+    """
+    for row in range(rows[0], rows[1]):
+        for k in range(mean.shape[1]):
+            mean[row, k] += weight * (np.float32(counts[row, k]) - mean[row, k])
 
 
 @kernel(fastmath=True)

@@ -241,6 +241,69 @@ def _descend(
 
 
 @kernel()
+def _quadratic(
+    columns: tuple[Floats, Floats, NDArray[np.int32], NDArray[np.int64]],
+    penalties: tuple[float, float],
+    residual: Floats,
+    h: Floats,
+    beta: Floats,
+    model: tuple[Floats, Floats, Floats],
+) -> tuple[float, float, float]:
+    """Quadratic model of the loss at beta: slopes, curvatures and sums of h x, all output.
+
+    Returns
+    -------
+    The penalty; the largest slope of the loss; sum of squares of what slopes exceed l1 by.
+    """
+    values, weighted, rows, ptr = columns
+    first, curvature, sums = model
+    l1, l2 = penalties
+    penalty, top, excess = 0.0, 0.0, 0.0
+    for j in range(beta.shape[0]):
+        slope, bend, total = 0.0, 0.0, 0.0
+        for p in range(ptr[j], ptr[j + 1]):
+            x = values[p]
+            slope += x * residual[rows[p]]
+            weighted[p] = x * h[rows[p]]
+            bend += x * weighted[p]
+            total += weighted[p]
+        top = max(top, abs(slope))
+        over = max(abs(slope) - l1, 0.0)
+        excess += over * over
+        penalty += l1 * abs(beta[j]) + 0.5 * l2 * beta[j] * beta[j]
+        first[j] = l2 * beta[j] - slope
+        curvature[j] = max(bend + l2, 1e-300)
+        sums[j] = total
+    return penalty, top, excess
+
+
+@kernel()
+def _length(
+    signs: NDArray[np.int8],
+    costs: Floats,
+    penalties: tuple[float, float],
+    primal: float,
+    slope: float,
+    beta: Floats,
+    d: Floats,
+    z: Floats,
+    dz: Floats,
+) -> float:
+    """Halve a step until it gains its share of the slope (Armijo); 0 where none does."""
+    l1, l2 = penalties
+    s = 1.0
+    while s > SHORTEST:
+        value = _loss(signs, costs, z, s, dz)
+        for j in range(beta.shape[0]):
+            new = beta[j] + s * d[j]
+            value += l1 * abs(new) + 0.5 * l2 * new * new
+        if value <= primal + ARMIJO * s * slope + 1e-14 * primal:
+            return s
+        s *= 0.5
+    return 0.0
+
+
+@kernel()
 def newton_on_columns(
     values: Floats,
     rows: NDArray[np.int32],
@@ -278,29 +341,14 @@ def newton_on_columns(
     residual, h, u, dz = np.empty(n_rows), np.empty(n_rows), np.empty(n_rows), np.empty(n_rows)
     first, curvature, sums = np.empty(n_columns), np.empty(n_columns), np.empty(n_columns)
     d, weighted, shift = np.empty(n_columns), np.empty(values.shape[0]), np.zeros(4)
+    columns, model = (values, weighted, rows, ptr), (first, curvature, sums)
     intercept, total_passes = 0.0, 0
     for step in range(max_steps):
         if fit_intercept:
             intercept += balance(signs, costs, z, residual, h)
         loss = slopes(signs, costs, z, residual, h)
-        top, norm, square, excess = 0.0, 0.0, 0.0, 0.0
-        for j in range(n_columns):
-            slope, bend, total = 0.0, 0.0, 0.0
-            for p in range(ptr[j], ptr[j + 1]):
-                x = values[p]
-                slope += x * residual[rows[p]]
-                weighted[p] = x * h[rows[p]]
-                bend += x * weighted[p]
-                total += weighted[p]
-            top = max(top, abs(slope))
-            over = max(abs(slope) - l1, 0.0)
-            excess += over * over
-            norm += abs(beta[j])
-            square += beta[j] * beta[j]
-            first[j] = l2 * beta[j] - slope
-            curvature[j] = max(bend + l2, 1e-300)
-            sums[j] = total
-        primal = loss + l1 * norm + 0.5 * l2 * square
+        penalty, top, excess = _quadratic(columns, penalties, residual, h, beta, model)
+        primal = loss + penalty
         scale = 1.0 if top <= l1 else l1 / top
         dual = dual_entropy(costs, residual, scale)
         if l2 > 0.0:
@@ -312,10 +360,7 @@ def newton_on_columns(
             shift[2] = h.sum()
         # The gap falls like the root of what a pass moves.
         accuracy = min(0.01, max((0.3 * target / (primal - dual)) ** 2, 1e-6))
-        total_passes += _descend(
-            (values, weighted, rows, ptr), (first, curvature, sums), penalties, accuracy, beta, d,
-            u, shift,
-        )  # fmt: skip
+        total_passes += _descend(columns, model, penalties, accuracy, beta, d, u, shift)
         dz[:] = shift[0]
         slope = 0.0
         for j in range(n_columns):
@@ -323,16 +368,8 @@ def newton_on_columns(
                 slope += first[j] * d[j] + l1 * (abs(beta[j] + d[j]) - abs(beta[j]))
                 for p in range(ptr[j], ptr[j + 1]):
                     dz[rows[p]] += d[j] * values[p]
-        s = 1.0
-        while s > SHORTEST:
-            value = _loss(signs, costs, z, s, dz)
-            for j in range(n_columns):
-                new = beta[j] + s * d[j]
-                value += l1 * abs(new) + 0.5 * l2 * new * new
-            if value <= primal + ARMIJO * s * slope + 1e-14 * primal:
-                break
-            s *= 0.5
-        if s <= SHORTEST:
+        s = _length(signs, costs, penalties, primal, slope, beta, d, z, dz)
+        if s == 0.0:
             return intercept, step, total_passes
         intercept += s * shift[0]
         for j in range(n_columns):

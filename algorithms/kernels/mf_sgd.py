@@ -7,9 +7,12 @@ from numpy.typing import NDArray
 
 from dask_petuum.jit import kernel
 
-from .mf_steps import step
+from .mf_steps import fetch, step
 
 __all__ = ["visit_cell"]
+
+#: Ratings by which rows are asked for ahead of their step.
+AHEAD = 6
 
 Floats = NDArray[np.float32]
 
@@ -39,6 +42,9 @@ def visit_cell(
     total = 0.0
     pace = np.float32(rate)
     for e in range(low, high):
+        ahead = min(e + AHEAD, high - 1)
+        fetch(users[0], np.int64(user_of[ahead]))
+        fetch(items[0], np.int64(item_of[ahead]))
         where = (np.int64(user_of[e]), np.int64(item_of[e]))
         error = step(users, items, lanes, where, rating_of[e], pace)
         total += np.float64(error) * np.float64(error)

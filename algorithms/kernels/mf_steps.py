@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.ir as ir
 import numba
 import numpy as np
 from numba import types
@@ -28,9 +29,34 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from .mf_lanes import F32, I64, LANES, Lanes, data_of
+from .mf_lanes import F32, I32, I64, LANES, Lanes, data_of
 
-__all__ = ["step", "step_python"]
+__all__ = ["fetch", "fetch_python", "step", "step_python"]
+
+#: Bytes of a cache line.
+LINE = 64
+
+
+@intrinsic
+def _fetch(typingctx: Any, rows: Any, row: Any) -> Any:
+    """See `fetch_python`."""
+    signature = types.void(rows, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0])
+        width = cgutils.unpack_tuple(builder, array.shape)[1]
+        byte = ir.PointerType(ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        first = builder.mul(args[1], width)
+        step = I64(LINE // 4)
+        with cgutils.for_range_slice(builder, I64(0), width, step) as (at, _):
+            place = builder.gep(array.data, [builder.add(first, at)])
+            # to be written, to stay in all caches, data
+            builder.call(prefetch, [builder.bitcast(place, byte), I32(1), I32(3), I32(1)])
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
 @intrinsic
@@ -124,8 +150,6 @@ def _move_lanes(v: Lanes, row: Any, at: Any, errors: list[Any], ridges: list[Any
 
 
 def _unary_kind() -> Any:
-    import llvmlite.ir as ir
-
     return ir.FunctionType(F32, [F32])
 
 
@@ -161,4 +185,13 @@ def step_python(
     return np.float32(error)
 
 
+def fetch_python(rows: NDArray[np.float32], row: int) -> None:
+    """Ask for a row (n_rows, width) to be brought into the cache; changes nothing.
+
+    Rows come in random order: without it, most of a step is waiting for them (48 ns a rating
+    against 33 at 1 MB of rows; 297 against 47 at 6 MB beside seven other processes, 2026-11).
+    """
+
+
+fetch: Any = fetch_python if numba.config.DISABLE_JIT else _fetch  # type: ignore[attr-defined]
 step: Any = step_python if numba.config.DISABLE_JIT else _step  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ coordinate exact (Hsieh et al. 2008, algorithm 3):
     u <- u + s (change of a_i) y_i x_i
 
 ``s`` is 1 for one partition; CoCoA+ (Ma et al. 2015, equation 11) takes the number of partitions,
-so that the partitions' changes may be added up.
+so that the partitions' changes may be added up. The intercept's feature has a factor of its own.
 
 Rows are dense, ``values`` (n_rows, n_features) with empty ``indices`` and ``indptr``, or CSR. A
 last feature of value ``bias`` in every row (0: none) has its weight at the end of ``u``.
@@ -104,7 +104,7 @@ def descend(
     costs: Floats,
     squares: Floats,
     hinge: bool,
-    scales: tuple[float, float],
+    scales: tuple[float, float, float],
     n_passes: int,
     order: NDArray[np.int32],
     limits: Floats,
@@ -119,11 +119,11 @@ def descend(
     signs, costs
         (n_rows,) y and C.
     squares
-        (n_rows,) squared lengths of the rows, the bias included.
+        (n_rows,) squared lengths of the rows, without the bias.
     hinge
         Hinge; else the squared hinge.
     scales
-        (bias, s).
+        (bias, s, factor of the bias).
     order
         (n_rows,) permutation of the rows, in place.
     limits
@@ -140,7 +140,7 @@ def descend(
     -------
     Rows visited.
     """
-    bias, s = scales
+    bias, s, charge = scales
     last = u.shape[0] - 1
     n_active = order.shape[0]
     visited = 0
@@ -169,13 +169,13 @@ def descend(
                 top, bottom = max(top, 0.0), min(bottom, 0.0)
                 continue
             top, bottom = max(top, gradient), min(bottom, gradient)
-            curvature = s * squares[i] + ridge
+            curvature = s * squares[i] + charge * bias * bias + ridge
             # An empty row's loss is 1 whatever the weights.
             new = min(max(a - gradient / curvature, 0.0), box) if curvature > 0.0 else box
             alpha[i] = new
-            step = s * (new - a) * y
-            add(values, indices, indptr, i, step, u)
-            u[last] += step * bias
+            step = (new - a) * y
+            add(values, indices, indptr, i, s * step, u)
+            u[last] += charge * step * bias
         limits[0] = top if top > 0.0 else np.inf
         limits[1] = bottom if bottom < 0.0 else -np.inf
         if n_active == 0:

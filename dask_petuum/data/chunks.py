@@ -18,7 +18,7 @@ from dask_petuum.data.blocks import Matrix, Vector, as_vector
 from dask_petuum.data.kinds import dask_backed, is_dask_array, is_dask_frame
 from dask_petuum.data.partition import canonical_piece
 
-__all__ = ["RowChunks", "align_rows", "delayed_pieces", "join_columns", "row_chunks"]
+__all__ = ["RowChunks", "align_rows", "cut_rows", "delayed_pieces", "join_columns", "row_chunks"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class RowChunks:
     def n_rows(self) -> int | None:
         """Number of rows of all chunks, None if unknown."""
         return int(sum(self.sizes)) if self.is_known else None
+
+    @property
+    def is_wide(self) -> bool:
+        """True for an array that is cut by columns too, and of which all sizes are known."""
+        if not is_dask_array(self.values) or self.values.ndim == 1 or not self.is_known:
+            return False
+        return len(self.values.chunks[1]) > 1
 
     @property
     def n_chunks(self) -> int:
@@ -123,6 +130,22 @@ def align_rows(values: Any, x: RowChunks, name: str) -> RowChunks:
     return chunks
 
 
+def cut_rows(x: RowChunks, n_chunks: int) -> RowChunks:
+    """Cut the row chunks of an array into at least so many, as far as there are rows.
+
+    All are cut into equally many parts; none are joined.
+    """
+    n_parts = -(-n_chunks // x.n_chunks)
+    sizes = tuple(
+        size // n_parts + (part < size % n_parts)
+        for size in x.int_sizes
+        for part in range(min(n_parts, size))
+    )
+    meta = x.values._meta
+    values = x.values.map_blocks(_sliceable, meta=meta) if sp.issparse(meta) else x.values
+    return RowChunks(values.rechunk({0: sizes}), tuple(map(float, sizes)), x.n_columns)
+
+
 def delayed_pieces(
     x: RowChunks, y: RowChunks | None, sample_weight: RowChunks | None, dtype: DTypeLike | None
 ) -> list[Any]:
@@ -164,6 +187,12 @@ def join_columns(blocks: list[Any]) -> Any:
     if any(sp.issparse(block) for block in blocks):
         return sp.hstack(blocks, format="csr")
     return np.concatenate(blocks, axis=1)
+
+
+def _sliceable(block: Any) -> Any:
+    """Return a sparse block in a format that has slices of rows."""
+    is_sparse = bool(sp.issparse(block))  # not in the condition: mypy would take it for less
+    return sp.csr_array(block) if is_sparse else block
 
 
 def _packed(frames: list[Any]) -> Any:

@@ -14,7 +14,7 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_consistent_length
 
 from dask_petuum.data.blocks import Matrix, Vector, as_matrix, as_vector, as_weights
-from dask_petuum.data.chunks import RowChunks, align_rows, delayed_pieces, row_chunks
+from dask_petuum.data.chunks import RowChunks, align_rows, cut_rows, delayed_pieces, row_chunks
 from dask_petuum.data.kinds import (
     dask_backed,
     is_dask_frame,
@@ -75,6 +75,14 @@ class Dataset(ABC):
     def split(self, n_pieces: int) -> Dataset:
         """Return the same data cut anew into (at most) ``n_pieces`` pieces."""
 
+    @abstractmethod
+    def spread(self, n_workers: int) -> Dataset:
+        """Return the same data cut so that several workers can share it.
+
+        In memory, that is a piece for each worker. Of Dask's chunks, only those of a wide array
+        are cut: one that has chunks along its columns, and fewer along its rows than workers.
+        """
+
 
 @dataclass(frozen=True)
 class MemoryDataset(Dataset):
@@ -123,6 +131,10 @@ class MemoryDataset(Dataset):
         if n_pieces < 1:
             raise ValueError(f"n_pieces must be >= 1, got {n_pieces}.")
         return replace(self, bounds=_balanced_bounds(self.x, min(n_pieces, self.n_rows)))
+
+    def spread(self, n_workers: int) -> MemoryDataset:
+        """Return one piece for each worker; see `Dataset`."""
+        return self.split(n_workers)
 
     def _piece(self, start: int, stop: int, dtype: DTypeLike | None) -> RawPiece:
         x = _slice_rows(self.x, start, stop)
@@ -177,6 +189,21 @@ class LazyDataset(Dataset):
             f"A Dask collection keeps its {self.x.n_chunks} row chunks; to get {n_pieces}, use "
             "X.rechunk or X.repartition before fit."
         )
+
+    def spread(self, n_workers: int) -> LazyDataset:
+        """Cut the chunks of a wide array by rows; see `Dataset`.
+
+        A piece has all columns of its rows, so that the pieces of a wide array would be few and
+        large: one worker would hold what was cut to be held by many.
+        """
+        if not self.x.is_wide or self.x.n_chunks >= n_workers:
+            return self
+        x = cut_rows(self.x, n_workers)
+        y, weights = (
+            None if values is None else align_rows(values.values, x, name)
+            for values, name in ((self.y, "y"), (self.sample_weight, "sample_weight"))
+        )
+        return replace(self, x=x, y=y, sample_weight=weights)
 
 
 def open_dataset(X: Any, y: Any = None, sample_weight: Any = None) -> Dataset:

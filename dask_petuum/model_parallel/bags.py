@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .kernels import draw_mixed, put_max, put_sum, take_largest
+from .kernels.trees import draw_mixed, put_max, put_sum, take_largest
 from .picker import FloatArray, IntArray
 
 __all__ = ["Bag", "LargestBag", "SampleBag"]

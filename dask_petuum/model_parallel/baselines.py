@@ -103,33 +103,40 @@ class InRounds:
         """Choose of those who wait, and then of the round."""
         chosen: list[int] = []
         waiting: list[int] = []
-        seen = set(self._waiting)
-        for block in self._waiting:
-            self._sort(block, chosen, waiting, width)
+        queue = self._waiting
+        seen = set(queue)
+        while queue and len(chosen) < width:
+            n = width - len(chosen)
+            self._sort(queue[:n], chosen, waiting)
+            queue = queue[n:]
+        waiting += queue
         untried = self._n_blocks - len(seen)
         while len(chosen) < width and len(waiting) < WAITING * width and untried > 0:
-            block = self._next()
-            if block not in seen:  # one that waits from the last round has its turn already
-                seen.add(block)
-                untried -= 1
-                self._sort(block, chosen, waiting, width)
+            n = min(width - len(chosen), WAITING * width - len(waiting), untried)
+            untried -= n
+            self._sort(self._next(n, seen), chosen, waiting)
         self._waiting = waiting
         return chosen
 
-    def _sort(self, block: int, chosen: list[int], waiting: list[int], width: int) -> None:
-        """Put a block where it belongs: it is handed out, or it waits."""
-        view = self._view
-        fits = len(chosen) < width and view.fits(block, chosen)
-        if fits and waiting:
-            fits = not view.conflict(block, waiting[0])
-        (chosen if fits else waiting).append(block)
+    def _sort(self, blocks: list[int], chosen: list[int], waiting: list[int]) -> None:
+        """Put blocks where they belong: they are handed out, or they wait."""
+        verdicts = self._view.keep(blocks, [*chosen, *waiting[:1]], makes_way=not waiting)
+        for block, fits in zip(blocks, verdicts, strict=True):
+            (chosen if fits else waiting).append(block)
 
-    def _next(self) -> int:
-        if self._at == len(self._order):
-            self._order = self._new_order().tolist()
-            self._at = 0
-        self._at += 1
-        return self._order[self._at - 1]
+    def _next(self, n: int, seen: set[int]) -> list[int]:
+        """Take the next `n` blocks of the rounds that were not seen in this decision."""
+        blocks: list[int] = []
+        while len(blocks) < n:
+            if self._at == len(self._order):
+                self._order = self._new_order().tolist()
+                self._at = 0
+            block = self._order[self._at]
+            self._at += 1
+            if block not in seen:  # one that waits from the last round has its turn already
+                seen.add(block)
+                blocks.append(block)
+        return blocks
 
     def finish(self, rank: int, blocks: IntArray, changes: FloatArray) -> None:
         """Count the blocks done in this pass."""

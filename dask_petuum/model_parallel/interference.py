@@ -12,7 +12,6 @@ products, and `from_gram` makes the same of the totals.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from .kernels import column_products
+from .kernels.correlation import Columns, Known, are_blocks, exact_strengths, screen
 from .picker import FloatArray, IntArray
 
 __all__ = ["Correlation", "KnownCorrelation", "from_gram"]
@@ -30,6 +29,8 @@ __all__ = ["Correlation", "KnownCorrelation", "from_gram"]
 ROUNDING = (100 * 2.2e-16) ** 2
 #: The same where the centred sum is a difference of two sums over all rows.
 CANCELLATION = 1e-12
+#: Dense columns that are kept as they are multiplied, and their bytes at most.
+SLOTS, SLOT_BYTES = 256, 64_000_000
 
 
 class Correlation:
@@ -44,7 +45,7 @@ class Correlation:
         The block of each column; each is its own if None. Between two blocks, the largest
         correlation of their columns counts; a block of no columns conflicts with nobody.
     cache_size
-        How many pairs are kept, those used last.
+        How many pairs are kept at most; each has one place, which the last one that fell on it has.
 
     Raises
     ------
@@ -54,8 +55,8 @@ class Correlation:
 
     Notes
     -----
-    The mutable state is the cache and the work space, so it is not thread-safe. A pair that is
-    not in the cache costs one pass over the columns of both.
+    The mutable state is what is kept: strengths of pairs, and up to `SLOTS` dense columns, centred,
+    in float32. It is not thread-safe. A pair that is not kept costs a pass over two columns.
 
     Examples
     --------
@@ -64,6 +65,8 @@ class Correlation:
     [1.0, 0.0]
     >>> Correlation(X).conflicts(0, [2], rho=0.1)
     False
+    >>> Correlation(X).screen([0, 1, 2], others=[], rho=0.1)  # 1 correlates with 0
+    [True, False, True]
     """
 
     def __init__(
@@ -71,80 +74,90 @@ class Correlation:
     ) -> None:
         if cache_size < 1:
             raise ValueError(f"cache_size must be >= 1, got {cache_size}")
-        self._X = _as_columns(X)
-        self._is_sparse = bool(sp.issparse(self._X))
-        self._means, self._scales = _moments(self._X, self._is_sparse)
-        self._columns = _columns_of_blocks(groups, self._X.shape[1])
-        self._cache_size = cache_size
-        #: The lower block's number times n_blocks plus the higher's, to their strength.
-        self._cache: OrderedDict[int, float] = OrderedDict()
-        self._work = np.zeros(self._X.shape[0])
+        values = _as_columns(X)
+        is_sparse = bool(sp.issparse(values))
+        means, inverses = _moments(values, is_sparse)
+        starts, members = _columns_of_blocks(groups, values.shape[1])
+        self._columns = Columns(*_parts(values, is_sparse), means, inverses, starts, members)
+        self._known = _nothing_known(values.shape, is_sparse, cache_size)
 
     @property
     def n_blocks(self) -> int:
         """How many blocks the columns are in."""
-        return len(self._columns)
+        return len(self._columns.starts) - 1
 
     def conflicts(self, block: int, chosen: Sequence[int], rho: float) -> bool:
-        """Tell whether a block's correlation with any chosen one is `rho` or more."""
-        return max(self._look_up(block, chosen), default=0.0) >= rho
+        """Tell whether a block is chosen, or its correlation with any chosen one `rho` or more."""
+        return not self.screen([block], chosen, rho)[0]
+
+    def screen(
+        self,
+        candidates: Sequence[int],
+        others: Sequence[int],
+        rho: float,
+        makes_way: bool = False,
+    ) -> list[bool]:
+        """Tell of each candidate whether it is kept: whether it conflicts with none before it.
+
+        Those are the others, the candidates kept before it and, with `makes_way`, the first
+        candidate that is not kept. One call costs microseconds: see ``scheduler_decisions``.
+        """
+        n_others, n = len(others), len(candidates)
+        blocks = np.array([*others, *candidates], dtype=np.int64)
+        found, kept = np.empty(n_others + n), np.empty(n, dtype=np.bool_)
+        arguments = self._columns, self._known, blocks, n_others, n, rho, makes_way, found, kept
+        if not screen(*arguments):
+            raise self._no_block(blocks)
+        verdicts: list[bool] = kept.tolist()
+        return verdicts
 
     def strengths(self, block: int, others: Sequence[int]) -> FloatArray:
-        """Return the absolute correlations of a block with others.
+        """Return the absolute correlations of a block with others, in float64.
 
         Returns
         -------
         (len(others),) array, from 0 to 1.
         """
-        return np.array(self._look_up(block, others), dtype=np.float64)
-
-    def _look_up(self, block: int, others: Sequence[int]) -> list[float]:
-        """Return the strengths from the cache, after computing those that are not there."""
-        cache, n = self._cache, len(self._columns)
-        keys = [block * n + other if block < other else other * n + block for other in others]
-        found = [cache.get(key, -1.0) for key in keys]
-        if -1.0 in found:
-            missing = [at for at, strength in enumerate(found) if strength < 0]
-            computed = self._compute(block, [others[at] for at in missing]).tolist()
-            for at, strength in zip(missing, computed, strict=True):
-                found[at] = cache[keys[at]] = strength
-        for key in keys:
-            cache.move_to_end(key)
-        while len(cache) > self._cache_size:
-            cache.popitem(last=False)
+        blocks = np.array(others, dtype=np.int64)
+        found = np.empty(blocks.size)
+        if not are_blocks(self._columns, np.append(blocks, block)):
+            raise self._no_block([block, *blocks])
+        exact_strengths(self._columns, self._known, block, blocks, blocks.size, found)
         return found
 
-    def _compute(self, block: int, others: Sequence[int]) -> FloatArray:
-        strengths = np.zeros(len(others))
-        mine = self._columns[block]
-        theirs = [self._columns[other] for other in others]
-        filled = [at for at, columns in enumerate(theirs) if columns.size]
-        if not mine.size or not filled:
-            return strengths
-        columns = np.concatenate([theirs[at] for at in filled])
-        starts = np.cumsum([0, *(theirs[at].size for at in filled)])[:-1]
-        largest = np.abs(self._correlations(mine, columns)).max(axis=0)
-        strengths[filled] = np.minimum(np.maximum.reduceat(largest, starts), 1.0)
-        return strengths
-
-    def _correlations(self, mine: IntArray, theirs: IntArray) -> FloatArray:
-        """Return the correlations of columns with columns: (len(mine), len(theirs))."""
-        X, means, scales = self._X, self._means, self._scales
-        if not self._is_sparse:
-            left = (X[:, mine] - means[mine]) * scales[mine]
-            right = (X[:, theirs] - means[theirs]) * scales[theirs]
-            return np.asarray(left.T @ right, dtype=np.float64)
-        products = np.empty((mine.size, theirs.size))
-        for row, column in zip(products, mine, strict=True):
-            column_products(X.data, X.indices, X.indptr, column, theirs, self._work, row)
-        products -= X.shape[0] * np.outer(means[mine], means[theirs])
-        return products * scales[mine][:, None] * scales[theirs]
+    def _no_block(self, blocks: Any) -> ValueError:
+        return ValueError(
+            f"blocks must be 0 .. {self.n_blocks - 1}, the blocks of these columns, got "
+            f"{np.min(blocks)} .. {np.max(blocks)}"
+        )
 
     def __repr__(self) -> str:
+        n_known = int(np.count_nonzero(self._known.pairs >= 0))
         return (
-            f"<Correlation of {self.n_blocks} blocks, {len(self._cache)} of at most "
-            f"{self._cache_size} pairs known>"
+            f"<Correlation of {self.n_blocks} blocks, {n_known} of at most "
+            f"{self._known.pairs.size} pairs known>"
         )
+
+
+def _parts(X: Any, is_sparse: bool) -> tuple[Any, Any, Any, Any]:
+    """Return what the kernels take of X: dense values, or those of a CSC matrix."""
+    if is_sparse:
+        return np.empty((0, 0)), X.data, X.indices, X.indptr
+    none = np.empty(0, dtype=np.int64)
+    return X, np.empty(0), none, none
+
+
+def _nothing_known(shape: tuple[int, int], is_sparse: bool, cache_size: int) -> Known:
+    n_rows, n_columns = shape
+    n_slots = max(2, min(SLOTS, n_columns, SLOT_BYTES // (4 * n_rows)))
+    return Known(
+        pairs=np.full(cache_size, -1, dtype=np.int64),
+        slots=np.empty((2, 0) if is_sparse else (n_slots, n_rows), dtype=np.float32),
+        slot_of=np.full(n_columns, -1, dtype=np.int64),
+        column_in=np.full(n_slots, -1, dtype=np.int64),
+        turn=np.zeros(1, dtype=np.int64),
+        work=np.zeros(n_rows if is_sparse else 0),
+    )
 
 
 def _as_columns(X: Any) -> Any:
@@ -208,15 +221,15 @@ def _inverse_norms(centred: FloatArray, squares: FloatArray, noise: float) -> Fl
     return np.where(varies, 1.0 / np.sqrt(np.where(varies, centred, 1.0)), 0.0)
 
 
-def _columns_of_blocks(groups: npt.ArrayLike | None, n_columns: int) -> list[IntArray]:
+def _columns_of_blocks(groups: npt.ArrayLike | None, n_columns: int) -> tuple[IntArray, IntArray]:
+    """Return where each block's columns start, and the columns block by block."""
     if groups is None:
-        return list(np.arange(n_columns)[:, None])
+        return np.arange(n_columns + 1), np.arange(n_columns)
     blocks = np.asarray(groups)
     if blocks.shape != (n_columns,) or blocks.dtype.kind not in "iu" or (blocks < 0).any():
         raise ValueError(f"groups must be {n_columns} whole numbers >= 0, got {blocks}")
-    order = np.argsort(blocks, kind="stable")
-    ends = np.cumsum(np.bincount(blocks))
-    return np.split(order, ends[:-1])
+    starts = np.concatenate([[0], np.cumsum(np.bincount(blocks))])
+    return starts, np.argsort(blocks, kind="stable")
 
 
 class KnownCorrelation:

@@ -11,7 +11,7 @@ A decision costs microseconds at 10,000 blocks (``benchmarks/scheduler_decisions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,9 +25,16 @@ from .picker import FloatArray, IntArray, Policy
 
 __all__ = ["Interference", "Machine", "Task"]
 
+#: ``(candidates, others, rho, makes_way)`` to whether each candidate is kept.
+Screen = Callable[[Sequence[int], Sequence[int], float, bool], list[bool]]
+
 
 class Interference(Protocol):
-    """How strongly blocks depend on each other."""
+    """How strongly blocks depend on each other.
+
+    One that also has a method ``screen`` as :class:`~dask_petuum.model_parallel.Correlation` has is
+    asked once for all candidates of a decision.
+    """
 
     def conflicts(self, block: int, chosen: Sequence[int], rho: float) -> bool:
         """Tell whether a block's strength with any chosen one is `rho` or more."""
@@ -128,6 +135,7 @@ class Machine:
         self._rho = policy.rho
         #: Whether blocks conflict with others too, not only with themselves.
         self.checks = interference is not None and policy.rho is not None
+        self._screen: Screen | None = getattr(interference, "screen", None)
         self._tasks: dict[int, Task] = {}
         self._n_tasks = 0
         self._n_handed = np.zeros(n_blocks, dtype=np.int64)
@@ -302,20 +310,25 @@ class Machine:
         """(n_blocks,) how many tasks have been handed out since each block was."""
         return self._n_tasks - self._handed_at
 
-    def fits(self, block: int, others: Sequence[int]) -> bool:
-        """Tell whether a block is free and conflicts neither with `others` nor in flight."""
-        if self.busy[block]:
-            return False
+    def keep(
+        self, candidates: Sequence[int], others: Sequence[int], makes_way: bool = False
+    ) -> list[bool]:
+        """Tell of each candidate whether it may be handed out; see `picker.View`."""
+        together = [block for task in self._tasks.values() for block in task.blocks]
+        if self._screen is not None and self._rho is not None:
+            return self._screen(candidates, [*together, *others], self._rho, makes_way)
+        free = [not busy for busy in self.busy[np.array(candidates, dtype=np.int64)].tolist()]
         if self._interference is None or self._rho is None:
-            return True
-        in_flight = [other for task in self._tasks.values() for other in task.blocks]
-        return not self._interference.conflicts(block, [*in_flight, *others], self._rho)
-
-    def conflict(self, block: int, other: int) -> bool:
-        """Tell whether two blocks may not be in flight together."""
-        if self._interference is None or self._rho is None:
-            return block == other
-        return block == other or self._interference.conflicts(block, [other], self._rho)
+            return free
+        together += others
+        kept = []
+        for block, fits in zip(candidates, free, strict=True):
+            fits = fits and not self._interference.conflicts(block, together, self._rho)
+            if fits or makes_way:
+                together.append(block)
+            makes_way = makes_way and fits
+            kept.append(fits)
+        return kept
 
     def __repr__(self) -> str:
         return (

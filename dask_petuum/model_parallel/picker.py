@@ -33,12 +33,14 @@ class View(Protocol):
         """(n_blocks,) how long each block is believed to take, in a unit of its own."""
         ...
 
-    def fits(self, block: int, others: Sequence[int]) -> bool:
-        """Tell whether a block is free and conflicts neither with `others` nor in flight."""
-        ...
+    def keep(
+        self, candidates: Sequence[int], others: Sequence[int], makes_way: bool = False
+    ) -> list[bool]:
+        """Tell of each candidate whether it may be handed out.
 
-    def conflict(self, block: int, other: int) -> bool:
-        """Tell whether two blocks may not be in flight together."""
+        That is if it is free and conflicts neither with what is in flight, nor with `others`, nor
+        with a candidate kept before it; with `makes_way`, nor with the first that is not kept.
+        """
         ...
 
 

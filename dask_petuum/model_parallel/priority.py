@@ -32,7 +32,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .bags import Bag, LargestBag, SampleBag
-from .kernels import longest_waiting
+from .kernels.trees import longest_waiting
 from .picker import FloatArray, IntArray, View, checked_rho
 
 __all__ = ["Priority"]
@@ -135,7 +135,7 @@ class ByPriority:
             self._reserved = longest_waiting(self._handed_at, self._view.busy)
         chosen: list[int] = []
         reserved = self._reserved
-        if reserved >= 0 and self._view.fits(reserved, chosen):
+        if reserved >= 0 and self._view.keep([reserved], chosen)[0]:
             self._bag.remove(reserved)
             chosen.append(reserved)
             self._reserved = reserved = -1
@@ -149,9 +149,8 @@ class ByPriority:
             if not self._view.checks:
                 chosen += taken
                 continue
-            for block in taken:
-                makes_way = reserved >= 0 and self._view.conflict(block, reserved)
-                fits = not makes_way and self._view.fits(block, chosen)
+            others = chosen if reserved < 0 else [*chosen, reserved]
+            for block, fits in zip(taken, self._view.keep(taken, others), strict=True):
                 (chosen if fits else rejected).append(block)
         if rejected:
             self._bag.put_back(np.array(rejected))

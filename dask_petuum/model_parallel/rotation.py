@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .kernels import best_to_visit
+from .kernels.trees import best_to_visit
 from .picker import FloatArray, IntArray, View
 
 __all__ = ["Cell", "Rotation", "block_at", "first_block", "holder", "home", "next_holder", "plan"]

@@ -14,10 +14,12 @@ import numpy as np
 
 from .picker import FloatArray
 
-__all__ = ["spectral_radius", "spectral_width"]
+__all__ = ["PowerIteration", "spectral_radius", "spectral_width", "width_of"]
 
 #: The iteration ends when its error bound is below this share of the radius.
 TOLERANCE = 0.01
+#: What rounding may take from a radius that is a fraction of n: the width is the same then.
+ROUNDING = 1e-9
 
 
 def spectral_width(
@@ -53,8 +55,20 @@ def spectral_width(
     >>> spectral_width(lambda v: np.full(10, v.sum()), 10)  # all columns the same
     1
     """
-    radius = spectral_radius(matvec, n, seed, n_iter)
-    return n if radius <= 1 else max(1, min(n, int(np.ceil(n / radius))))
+    return width_of(spectral_radius(matvec, n, seed, n_iter), n)
+
+
+def width_of(radius: float, n: int) -> int:
+    """Return ``ceil(n / radius)`` within 1 .. n, for a radius that rounding may have made smaller.
+
+    Examples
+    --------
+    >>> width_of(2.5, 10), width_of(2.5 * (1 - 1e-15), 10), width_of(0.0, 10)
+    (4, 4, 10)
+    """
+    if radius <= 1:
+        return n
+    return max(1, min(n, int(np.ceil(n / radius * (1 - ROUNDING)))))
 
 
 def spectral_radius(
@@ -85,20 +99,50 @@ def spectral_radius(
     ValueError
         n or n_iter is less than 1, or a product has another shape or is not finite.
     """
-    if n < 1 or n_iter < 1:
-        raise ValueError(f"n and n_iter must be >= 1, got {n} and {n_iter}")
-    vector = np.random.Generator(np.random.PCG64(seed)).standard_normal(n)
-    vector /= np.linalg.norm(vector)
-    bound = 0.0
-    for _ in range(n_iter):
-        product = np.asarray(matvec(vector), dtype=np.float64)
+    iteration = PowerIteration(n, seed, n_iter)
+    while not iteration.ended:
+        iteration.take(np.asarray(matvec(iteration.vector), dtype=np.float64))
+    return iteration.bound
+
+
+class PowerIteration:
+    """Power iterations that are given each product, from wherever it comes.
+
+    The mutable state is the four attributes; only `take` changes it.
+
+    Parameters
+    ----------
+    n, seed, n_iter
+        As of `spectral_radius`.
+    """
+
+    def __init__(self, n: int, seed: int | Sequence[int] = 0, n_iter: int = 50) -> None:
+        if n < 1 or n_iter < 1:
+            raise ValueError(f"n and n_iter must be >= 1, got {n} and {n_iter}")
+        #: (n,) of norm 1: what is to be multiplied next.
+        self.vector = np.random.Generator(np.random.PCG64(seed)).standard_normal(n)
+        self.vector /= np.linalg.norm(self.vector)
+        #: The largest eigenvalue is hardly larger.
+        self.bound = 0.0
+        self.ended = False
+        self._n_left = n_iter
+
+    def take(self, product: FloatArray) -> None:
+        """Take the matrix times `vector`.
+
+        Raises
+        ------
+        ValueError
+            It has another shape or is not finite.
+        """
+        n = self.vector.size
         if product.shape != (n,) or not np.isfinite(product).all():
             raise ValueError(f"matvec must return {n} finite numbers, got shape {product.shape}")
-        quotient = float(vector @ product)
-        residual = float(np.linalg.norm(product - quotient * vector))
-        bound = quotient + residual
+        quotient = float(self.vector @ product)
+        residual = float(np.linalg.norm(product - quotient * self.vector))
+        self.bound = quotient + residual
+        self._n_left -= 1
         norm = float(np.linalg.norm(product))
-        if norm == 0 or residual <= TOLERANCE * quotient:
-            break
-        vector = product / norm
-    return bound
+        self.ended = norm == 0 or residual <= TOLERANCE * quotient or self._n_left == 0
+        if not self.ended:
+            self.vector = product / norm

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +39,7 @@ __all__ = [
     "remove_handlers",
     "soon",
     "spawn",
+    "start_on_loop",
     "task_error",
     "wait_on_loop",
     "wrap_array",
@@ -198,9 +200,14 @@ def spawn(node: Any, coroutine: Coroutine[Any, Any, Any]) -> None:
     asyncio.run_coroutine_threadsafe(coroutine, node.loop.asyncio_loop)
 
 
+def start_on_loop(node: Any, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    """Run a coroutine on the event loop of a worker, from another thread; its result to come."""
+    return asyncio.run_coroutine_threadsafe(coroutine, node.loop.asyncio_loop)
+
+
 def wait_on_loop(node: Any, coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the event loop of a worker and wait for it, from another thread."""
-    return asyncio.run_coroutine_threadsafe(coroutine, node.loop.asyncio_loop).result()
+    return start_on_loop(node, coroutine).result()
 
 
 def _checked(reply: Any, operation: str, address: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from dask_petuum.model_parallel.machine import Interference
 from dask_petuum.model_parallel.picker import Policy
 from dask_petuum.runtime.context import Array, Context
 from dask_petuum.runtime.program import Program, State
+from dask_petuum.runtime.shared_width import column_products, column_squares
 
 __all__ = ["Batch", "BlockSpec", "ModelParallelProgram"]
 
@@ -97,13 +98,21 @@ class ModelParallelProgram(Program):
     def schedule(self) -> Policy:
         """Give the policy: which blocks next, and which together."""
 
-    def width(self) -> int:
-        """Say how many shared blocks are updated together, at most."""
-        return 1
+    def width(self) -> int | None:
+        """Say how many shared blocks are updated together, at most.
 
-    def rounds_per_clock(self) -> int:
-        """Say how many rounds of shared blocks are one clock; by default, one of each block."""
-        return max(1, -(-len(self.blocks()) // self.width()))
+        By default None: as many as the spectral bound of Shotgun allows for the data, all that are
+        under way with a staleness counted together. It is found at the start from `coupling` and
+        `curvature` (:mod:`dask_petuum.runtime.shared_width`), in up to 50 passes over the data.
+        """
+        return None
+
+    def rounds_per_clock(self) -> int | None:
+        """Say how many rounds of shared blocks are one clock; None: as many as one of each block.
+
+        That is the number of blocks by the width.
+        """
+        return None
 
     def interference(self) -> Interference | None:
         """Say which shared blocks depend on each other too much to be updated together."""
@@ -136,6 +145,32 @@ class ModelParallelProgram(Program):
     ) -> Mapping[str, float]:
         """Bring a partition's state up to date with ``batch.update``; give metrics to be summed."""
         return {}
+
+    def curvature(self, ctx: Context, partition: Partition, state: State) -> Array:
+        """Give a partition's part of each block's own curvature: the diagonal for `coupling`.
+
+        Called only where `width` gives None.
+
+        Returns
+        -------
+        (n_blocks,) array >= 0, to be summed over all partitions. By default the columns' sums of
+        squares, for blocks that are the columns of the data.
+        """
+        return column_squares(partition.data, len(self.blocks()))
+
+    def coupling(self, ctx: Context, partition: Partition, state: State, vector: Array) -> Array:
+        """Give a partition's part of the product of the blocks' couplings with a vector.
+
+        The matrix is that of the smooth part of the objective, symmetric and positive: how much
+        the slope at one block changes with another, as ``X'X`` for least squares. Scaling it has
+        no effect. Called only where `width` gives None.
+
+        Returns
+        -------
+        (n_blocks,) array, to be summed over all partitions. By default ``X'(X vector)``, for blocks
+        that are the columns of the data.
+        """
+        return column_products(partition.data, vector)
 
     def measure(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
         """Give a partition's part of the metrics at the end of a clock."""

@@ -83,7 +83,12 @@ class Checkpoints:
         See `identity_of`.
     """
 
-    def __init__(self, place: Place, identity: Mapping[str, Any]) -> None:
+    def __init__(self, place: Place, identity: Mapping[str, Any], resumable: bool = True) -> None:
+        if place.url is not None and not resumable:
+            raise ValueError(
+                f"{identity['program']} keeps no checkpoints: after a loss it begins again; "
+                "leave checkpoint and resume out"
+            )
         self._place = place
         self.url = place.next_url()
         self._folder = None if self.url is None else CheckpointFolder(self.url)

@@ -159,7 +159,7 @@ class ClusterFit:
 
     def _keeping(self, addresses: Sequence[str], saves: bool) -> Keeping | None:
         """Where this epoch's checkpoints go; None: nowhere."""
-        if not saves and self._saved is None:
+        if not self._program.resumable or (not saves and self._saved is None):
             return None
         others = [a for a in self._armed() if a not in addresses]
         ring = [*addresses, *others[:1]] if len(addresses) == 1 else list(addresses)

@@ -36,7 +36,8 @@ class ClusterJob(Job):
         Connected to the cluster, which is armed where it is not.
     dataset
         What ``fit`` was given. Dask partitions stay on their workers where the balance of their
-        nonzeros allows it; data in this process is cut into one piece per worker and sent. Ranks
+        nonzeros allows it, and those of a wide array are cut by rows where there are fewer than
+        workers; data in this process is cut into one piece per worker and sent. Ranks
         are numbered in the order of their first partitions, and a float table's sum of a clock in
         BSP is that of the ranks in this order, each of which adds up its partitions in theirs.
     check
@@ -84,7 +85,7 @@ class ClusterJob(Job):
     def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program in all ranks; go on after losses."""
         identity = identity_of(program, options, [size.n_rows for size in self.sizes])
-        checkpoints = Checkpoints(self._place, identity)
+        checkpoints = Checkpoints(self._place, identity, program.resumable)
         fit = ClusterFit(self._client, self._partitions, program, options, checkpoints)
         fit.n_jobs = self._n_jobs
         return fit.run()

@@ -50,9 +50,7 @@ class PlacedPartitions:
         self._client = client
         self._dtype = dtype
         workers = sorted(arm(client))
-        if not dataset.is_lazy:
-            dataset = dataset.split(min(len(workers), dataset.n_rows or 1))
-        self._given = dataset.pieces()
+        self._given = dataset.spread(len(workers)).pieces()
         pieces = put_pieces(client, self._given, workers)
         self.sizes: Sequence[PieceSize] = self._measure(pieces, check, workers)
         dataset.check(self.sizes)

@@ -142,7 +142,7 @@ class Endpoint:
         self._wait(self._ready_and_installed)
         now = time.perf_counter()
         waited = now - started
-        self._core.statistics.end_clock(waited)
+        self._core.statistics.end_clock(waited, now - self._clock_started)
         self._core.bound = self._auto.record(now - self._clock_started, waited)
         self._clock_started = now
         return waited

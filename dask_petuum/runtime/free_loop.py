@@ -1,9 +1,11 @@
 """The loop of programs whose blocks move in no fixed order: to whichever rank is idle.
 
-The machine that chooses is in the Dask scheduler: only it hears from all ranks. A rank says that
-it is done with a block and gets the next one in the same message, and fetches that from the rank
-where it lies. So a rank that is slow holds nobody up before the end of a pass; others visit the
-blocks that it has not got to. The order, and with it the result, depends on the clock.
+The machine that chooses is in the Dask scheduler: only it hears from all ranks. A rank asks for
+its next task while it works on one, says in the same message which it has done before, and the next
+block comes from the rank where it lies meanwhile: neither the answer nor the block is waited for.
+So a rank that is slow holds nobody up before the end of a pass; others visit the blocks that it has
+not got to, also those that lie there. A rank has two blocks at most that are kept for it: the one
+that it works on and the next. The order, and with it the result, depends on the clock.
 """
 
 from __future__ import annotations
@@ -23,7 +25,16 @@ from dask_petuum.runtime.program import State
 from dask_petuum.runtime.rotation_loop import begin_block, block_arrays, block_seeds, visit
 from dask_petuum.runtime.shelf import Shelf
 
-__all__ = ["Assignment", "Done", "FreeContext", "Tasks", "make_tasks", "run_free"]
+__all__ = [
+    "Asked",
+    "Assignment",
+    "Done",
+    "FreeContext",
+    "Tasks",
+    "make_tasks",
+    "run_free",
+    "run_pass",
+]
 
 #: A task that is finished: its number and the seconds that it took.
 Done = tuple[int, float]
@@ -39,6 +50,17 @@ class Assignment:
     source: int
 
 
+class Asked(Protocol):
+    """A question for a task, under way."""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answer is here."""
+
+    def wait(self) -> Assignment | None:
+        """Wait for the answer: a task, or None: the pass is over; raises why the run ended."""
+
+
 class FreeContext(LoopContext, Protocol):
     """What the loop needs of a rank besides what all loops do."""
 
@@ -46,13 +68,20 @@ class FreeContext(LoopContext, Protocol):
     def shelf(self) -> Shelf:
         """The blocks that lie here."""
 
-    def next_task(
-        self, number: int, partitions: Sequence[int], done: Done | None
-    ) -> Assignment | None:
-        """Tell what is done; get the next task for one of the partitions, or None: pass over."""
+    def ask_task(
+        self, number: int, partitions: Sequence[int], done: Done | None, homes: Sequence[int]
+    ) -> Asked:
+        """Tell what is done, and ask for the next task of a pass for one of the partitions.
 
-    def fetch_block(self, rank: int, block: int, task: int) -> dict[str, Array]:
-        """Get a block from the rank where it lies."""
+        Waits for nothing. A block that lies at another rank (``homes``: rank of each partition)
+        is sent for as soon as the answer is here.
+        """
+
+    def tell_done(self, done: Done) -> None:
+        """Tell what is done, and ask for nothing."""
+
+    def fetched_block(self, block: int, task: int) -> dict[str, Array]:
+        """Wait for the block of a task, which has been sent for; take it."""
 
 
 class Tasks:
@@ -120,7 +149,7 @@ def run_free(
     stopped_by = "max_clocks"
     first = metrics.n_done  # the machine counts passes from where it began
     while (number := metrics.n_done) < plan.max_clocks:
-        totals = _run_pass(ctx, program, parts, states, plan.homes, (number, number - first))
+        totals = run_pass(ctx, program, parts, states, plan.homes, (number, number - first))
         for part in partitions:
             add_metrics(totals, program.measure(ctx, part, states[part.index]))
         metrics.add(totals)
@@ -143,7 +172,7 @@ def run_free(
     return RankResult(outputs, history, n_clocks, stopped_by, ctx.shelf.take_all())
 
 
-def _run_pass(
+def run_pass(
     ctx: FreeContext,
     program: ModelParallelProgram,
     parts: Mapping[int, Partition],
@@ -151,20 +180,24 @@ def _run_pass(
     homes: Sequence[int],
     numbers: tuple[int, int],
 ) -> dict[str, float]:
-    """One pass: its number in the run, and in the machine's count."""
+    """Do this rank's visits of a pass: its number in the run, and in the machine's count."""
     totals = dict.fromkeys(program.metrics, 0.0)
     done: Done | None = None
-    while True:
-        task = ctx.next_task(numbers[1], list(parts), done)
-        if task is None:
-            return totals
+    asked = ctx.ask_task(numbers[1], list(parts), None, homes)
+    while (task := asked.wait()) is not None:
+        asked = ctx.ask_task(numbers[1], list(parts), done, homes)
         part, block = parts[task.partition], task.block
         if homes[task.source] == ctx.rank:
             values = ctx.shelf.take(block)
         else:
-            values = ctx.fetch_block(homes[task.source], block, task.task)
+            values = ctx.fetched_block(block, task.task)
         began = time.perf_counter()
         batch = Batch((block,), (values,), numbers[0], block_seeds(ctx, part, block))
         add_metrics(totals, visit(ctx, program, part, states[part.index], batch))
         ctx.shelf.put(block, values)
         done = task.task, time.perf_counter() - began
+        if not asked.is_answered:
+            # perhaps there is no task before somebody gets the block that has just become free
+            ctx.tell_done(done)
+            done = None
+    return totals

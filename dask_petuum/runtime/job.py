@@ -122,7 +122,7 @@ class LocalJob(Job):
     def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program here: one rank, the tables in this process."""
         identity = identity_of(program, options, [size.n_rows for size in self.sizes])
-        checkpoints = Checkpoints(self._place, identity)
+        checkpoints = Checkpoints(self._place, identity, program.resumable)
         with open_keeping(checkpoints) as keeping:
             result = self._run(program, options, keeping)
         checkpoints.end(result)

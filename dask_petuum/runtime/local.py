@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -99,19 +100,25 @@ class LocalContext:
         """Refuse: there is no other rank."""
         raise RunError(f"there is no other rank that could send block {block}")
 
-    def next_task(
-        self, number: int, partitions: Sequence[int], done: Done | None
-    ) -> Assignment | None:
-        """Ask the machine, which is here."""
+    def ask_task(
+        self, number: int, partitions: Sequence[int], done: Done | None, homes: Sequence[int]
+    ) -> _LocalAsked:
+        """Ask the machine, which is here, as late as can be."""
         if self.tasks is None:
             raise RunError("this run has no machine")
         if done is not None:
             self.tasks.finish(done)
-        return None if self.tasks.is_over(number) else self.tasks.ask(partitions)
+        return _LocalAsked(self.tasks, number, partitions)
 
-    def fetch_block(self, rank: int, block: int, task: int) -> dict[str, Array]:
+    def tell_done(self, done: Done) -> None:
+        """Tell the machine."""
+        if self.tasks is None:
+            raise RunError("this run has no machine")
+        self.tasks.finish(done)
+
+    def fetched_block(self, block: int, task: int) -> dict[str, Array]:
         """Refuse: there is no other rank."""
-        raise RunError(f"there is no rank {rank} to fetch block {block} from")
+        raise RunError(f"there is no other rank that could have sent block {block}")
 
     def defer_increments(self) -> None:
         """From here on, views show increments from the next clock on unless they ask otherwise."""
@@ -179,6 +186,22 @@ class LocalContext:
         """Tell the caller's callbacks; they may ask for the end."""
         if self._monitor is not None and self._monitor(record):
             self._stop_requested = True
+
+
+@dataclass(frozen=True)
+class _LocalAsked:
+    """A question to the machine of this process, put when the answer is waited for."""
+
+    tasks: Tasks
+    number: int
+    partitions: Sequence[int]
+    is_answered = False
+
+    def wait(self) -> Assignment | None:
+        """Ask."""
+        if self.tasks.is_over(self.number):
+            return None
+        return self.tasks.ask(self.partitions)
 
 
 class _LocalHandle:

@@ -13,7 +13,9 @@ from dask_petuum.runtime.loop import run_loop
 from dask_petuum.runtime.metrics import LoopPlan, RankResult, metrics_table
 from dask_petuum.runtime.program import DataParallelProgram, Program
 from dask_petuum.runtime.rotation_loop import run_rotation
-from dask_petuum.runtime.shared_loop import partials_table, run_shared, violations_table
+from dask_petuum.runtime.shared_loop import run_shared
+from dask_petuum.runtime.shared_tables import partials_table, violations_table
+from dask_petuum.runtime.shared_width import coupling_table
 from dask_petuum.store.consistency import Consistency
 from dask_petuum.store.spec import TableSpec
 
@@ -33,6 +35,8 @@ def hidden_tables(program: Program, plan: LoopPlan) -> list[TableSpec]:
     tables = [metrics_table(program, plan)]
     if isinstance(program, ModelParallelProgram) and not program.schedule().moves:
         tables.append(partials_table(program, plan))
+        if program.width() is None:
+            tables.append(coupling_table(program))
         if program.n_violations:
             tables.append(violations_table(program, plan))
     return tables

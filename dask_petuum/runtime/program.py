@@ -28,6 +28,9 @@ class Program(ABC):
 
     #: Names of the metrics; they are summed over partitions and ranks.
     metrics: tuple[str, ...] = ()
+    #: Whether `save` gives all that the program remembers. Where not, there are no checkpoints of
+    #: it, and after a loss it begins again.
+    resumable: bool = True
 
     @abstractmethod
     def tables(self) -> Sequence[TableSpec]:

@@ -20,6 +20,7 @@ from dask_petuum.runtime.free_loop import Assignment, Done
 from dask_petuum.runtime.local import partition_seed
 from dask_petuum.runtime.program import Record
 from dask_petuum.runtime.rank_run import RankRun
+from dask_petuum.runtime.scheduled_task import ScheduledTask
 from dask_petuum.runtime.shelf import Shelf
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.threads import Threads
@@ -95,28 +96,46 @@ class RankContext:
         """The blocks that lie here."""
         return self._run.shelf
 
-    def next_task(
-        self, number: int, partitions: Sequence[int], done: Done | None
-    ) -> Assignment | None:
-        """Tell the scheduler what is done, and get the next task."""
-        began = time.perf_counter()
-        reply = _ask(
+    def ask_task(
+        self, number: int, partitions: Sequence[int], done: Done | None, homes: Sequence[int]
+    ) -> ScheduledTask:
+        """Tell the scheduler what is done and ask for the next task; wait for nothing."""
+        reply = adapter.start_on_loop(
+            self._worker,
+            adapter.call_scheduler(
+                self._worker,
+                "petuum_next_task",
+                run_id=self._spec.run_id,
+                number=number,
+                partitions=list(partitions),
+                done=None if done is None else list(done),
+            ),
+        )
+
+        def fetch(task: Assignment) -> None:
+            rank = homes[task.source]
+            if rank != self.rank:
+                self._run.send_for_block(rank, task.block, task.task)
+
+        return ScheduledTask(reply, fetch, self._endpoint.statistics)
+
+    def tell_done(self, done: Done) -> None:
+        """Tell the scheduler what is done."""
+        # a pass that is long over is answered at once
+        ask = _ask(
             self._worker,
             "petuum_next_task",
             run_id=self._spec.run_id,
-            number=number,
-            partitions=list(partitions),
-            done=None if done is None else list(done),
+            number=-1,
+            partitions=[],
+            done=list(done),
         )
-        self._endpoint.statistics.waited += time.perf_counter() - began
-        if reply["status"] != "OK":
-            raise RunInterruptedError(reply["text"])
-        task = reply["task"]
-        return None if task is None else Assignment(**task)
+        if ask["status"] != "OK":
+            raise RunInterruptedError(ask["text"])
 
-    def fetch_block(self, rank: int, block: int, task: int) -> dict[str, Array]:
-        """Get a block from the rank where it lies."""
-        return self._run.fetch_block(rank, block, task)
+    def fetched_block(self, block: int, task: int) -> dict[str, Array]:
+        """Take a block that has been sent for."""
+        return self._run.take_block(block, task)
 
     def defer_increments(self) -> None:
         """From here on, views show increments from the next clock on unless they ask otherwise."""

@@ -150,10 +150,9 @@ class RankRun:
         self.endpoint.statistics.received(BLOCKS, n_bytes, 1)
         return arrays
 
-    def fetch_block(self, rank: int, block: int, task: int) -> dict[str, Array]:
-        """Get a block from the rank where it lies."""
+    def send_for_block(self, rank: int, block: int, task: int) -> None:
+        """Ask the rank where a block lies for it; `take_block` waits for it."""
         self.endpoint.fetch_block(rank, {"block": block, "stamp": task})
-        return self.take_block(block, task)
 
     def give_block(self, message: Mapping[str, Any]) -> Any:
         """Answer another rank's fetch."""

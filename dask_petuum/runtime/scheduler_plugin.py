@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from time import time
 from typing import Any
@@ -17,10 +17,11 @@ from typing import Any
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from dask_petuum.checkpoint.ledger import Ledger
-from dask_petuum.runtime import adapter, config
+from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board, Failure
+from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
 from dask_petuum.runtime.free_loop import make_tasks
+from dask_petuum.runtime.lease import give_up_silent
 from dask_petuum.runtime.spec import rank_of_task
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 
@@ -55,7 +56,6 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._nannies: set[str] = set()
         #: Workers that were lost and whose nannies start others: address, and when it was lost.
         self._returning: dict[str, float] = {}
-        self._ledger = Ledger()
 
     def __repr__(self) -> str:
         return f"<PetuumScheduler {version()}: workers {len(self._workers)}, runs {self._boards}>"
@@ -63,6 +63,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     async def start(self, scheduler: Scheduler) -> None:
         """Add the handlers."""
         self._scheduler = scheduler
+        self._desk = CheckpointDesk(scheduler, self._workers)
         self._silent: set[str] = set()
         self._heard = asyncio.Event()
         self._calls: dict[str, Callable[..., Any]] = {
@@ -77,8 +78,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum_stop": self.stop,
             "petuum_save": self.save,
             "petuum_saved": self.add_part,
-            "petuum_checkpoint": self.checkpoint,
-            "petuum_forget_fit": self.forget_fit,
+            "petuum_checkpoint": self._desk.checkpoint,
+            "petuum_forget_fit": self._desk.forget,
             "petuum_close_run": self.close_run,
             "petuum_uninstall": self.uninstall,
         }
@@ -88,7 +89,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum-silent": self.note_silence,
         }
         adapter.add_handlers(scheduler, self._calls, self._casts)
-        self._watching = adapter.every(scheduler, LOOK_SECONDS, self._look_for_silent)
+        self._watching = adapter.every(scheduler, LOOK_SECONDS, self._look)
 
     async def hello(self, address: str, version: str, nanny: bool = False) -> dict[str, Any]:
         """Note an armed worker and its version."""
@@ -109,7 +110,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "workers": dict(self._workers),
             "there": list(self._scheduler.workers),
             "returning": len(self._returning),
-            "fits": self._ledger.fits,
+            "fits": self._desk.fits,
             "runs": {
                 run_id: board.view(len(board.records)) for run_id, board in self._boards.items()
             },
@@ -131,7 +132,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         board = Board(run_id, client, list(addresses), tasks=tasks, fit_id=fit_id)
         self._boards[run_id] = board
         if fit_id is not None:
-            self._ledger.begin(fit_id, client)
+            self._desk.begin(fit_id, client)
         self._changed[run_id] = asyncio.Event()
         return {"status": "OK"}
 
@@ -204,31 +205,13 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Note a rank's part of a checkpoint; answered when the checkpoint is complete."""
         board = self._boards.get(run_id)
-        if board is None or board.failure is not None:
-            return {"status": "gone", "text": f"run {run_id} is over"}
-        n = len(board.addresses)
-        if self._ledger.add(fit_id, part, run_id=run_id, clock=clock, n=n):
-            self._cast_to(self._workers, "petuum-complete", fit_id, run_id=run_id, clock=clock)
-            board.saved_clock = clock
+        if board is not None and self._desk.add(fit_id, part, board, clock):
             self._notify(run_id)
-        while not self._ledger.is_complete(fit_id, run_id, clock):
-            if board.failure is not None or run_id not in self._boards:
+        while not self._desk.is_complete(fit_id, run_id, clock):
+            if board is None or board.failure is not None or run_id not in self._boards:
                 return {"status": "gone", "text": f"run {run_id} is over"}
             await self._wait(run_id, None)
-        return {"status": "OK", "checkpoint": self._ledger.newest(fit_id)}
-
-    async def checkpoint(self, fit_id: str) -> dict[str, Any]:
-        """Tell a fit's newest checkpoint that is complete, or None, and which workers are there."""
-        there = list(self._scheduler.workers)
-        return {"status": "OK", "checkpoint": self._ledger.newest(fit_id), "there": there}
-
-    async def forget_fit(self, fit_id: str) -> dict[str, Any]:
-        """Drop a fit's checkpoints, here and on all workers."""
-        if self._ledger.forget(fit_id):
-            await adapter.broadcast(
-                self._scheduler, list(self._workers), "petuum_forget", fit_ids=[fit_id]
-            )
-        return {"status": "OK"}
+        return await self._desk.checkpoint(fit_id)
 
     def report(
         self, run_id: str, rank: int, clock: int, state: dict[str, Any], **extra: Any
@@ -295,8 +278,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._watching.stop()
         for run_id in list(self._boards):
             await self.close_run(run_id)
-        for fit_id in self._ledger.fits:
-            await self.forget_fit(fit_id)
+        for fit_id in self._desk.fits:
+            await self._desk.forget(fit_id)
         self._silent.clear()
         try:
             await asyncio.wait_for(self._silence(), CLOSE_SECONDS)
@@ -353,36 +336,13 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             if board.client == client:
                 self._fail(run_id, Failure("interrupt", -1, f"the client of run {run_id} is gone"))
                 adapter.soon(scheduler, self.close_run, run_id)
-        for fit_id in self._ledger.of_client(client):
-            adapter.soon(scheduler, self.forget_fit, fit_id)
+        for fit_id in self._desk.of_client(client):
+            adapter.soon(scheduler, self._desk.forget, fit_id)
 
     def valid_workers_downscaling(self, scheduler: Scheduler, workers: list[Any]) -> list[Any]:
         """Spare the workers that have a rank of a run, or rows of a session's tables."""
         busy = {address for board in self._boards.values() for address in board.addresses}
         return [worker for worker in workers if worker.address not in busy]
-
-    async def _look_for_silent(self) -> None:
-        """Give up workers with a rank that have not been heard of for a lease."""
-        lease, now = config.lease_seconds(), time()
-        self._returning = {a: t for a, t in self._returning.items() if now - t < RETURN_SECONDS}
-        for run_id, board in list(self._boards.items()):
-            for address in board.addresses:
-                seen = adapter.last_seen(self._scheduler, address)
-                if board.ended or seen is None or now - seen < lease:
-                    continue
-                logger.warning(
-                    "Worker %s with a rank of run %s was silent for %.1f s: it is given up",
-                    address,
-                    run_id,
-                    now - seen,
-                )
-                adapter.soon(
-                    self._scheduler,
-                    adapter.give_up_worker,
-                    self._scheduler,
-                    address,
-                    "petuum-lease",
-                )
 
     def _fail(self, run_id: str, failure: Failure) -> None:
         board = self._boards.get(run_id)
@@ -395,11 +355,12 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._cast(board, "petuum-interrupt", cause=board.failure.text)
         self._notify(run_id)
 
-    def _cast_to(
-        self, addresses: Iterable[str], operation: str, fit_id: str, **message: Any
-    ) -> None:
-        known = [address for address in addresses if address in self._scheduler.workers]
-        adapter.cast_to_workers(self._scheduler, known, operation, fit_id=fit_id, **message)
+    async def _look(self) -> None:
+        """Give up workers that have a rank and are silent."""
+        now = time()
+        self._returning = {a: t for a, t in self._returning.items() if now - t < RETURN_SECONDS}
+        ranks = {a for board in self._boards.values() if not board.ended for a in board.addresses}
+        give_up_silent(self._scheduler, ranks, now)
 
     def _cast(self, board: Board, operation: str, **message: Any) -> None:
         adapter.cast_to_workers(

@@ -6,6 +6,10 @@ which has rows for the rounds under way; every rank commits the same sums. With 
 a batch is committed s rounds after it was pushed, and other batches are under way meanwhile
 (pipelining; Lee et al. 2014), none of which conflicts with it.
 
+For a checkpoint the rounds come to rest: what is under way is committed, the tables are cleared,
+and every rank goes on with a new machine that knows the blocks' last changes. So nothing of the
+machine needs to be saved, and a run that goes on from the checkpoint does what this one does.
+
 Where the program has violations, they are measured at the start of each clock, summed in the same
 way in a table of their own, and given to the machine in every rank after the same round.
 """
@@ -17,49 +21,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dask_petuum.checkpoint.saved import Saved
 from dask_petuum.data import Partition
 from dask_petuum.model_parallel.machine import Machine, Task
+from dask_petuum.model_parallel.priority import Priority
 from dask_petuum.runtime.block_program import Batch, ModelParallelProgram
 from dask_petuum.runtime.context import Array
+from dask_petuum.runtime.loop import begin_states, run_arrays, state_arrays
 from dask_petuum.runtime.metrics import LoopContext, LoopPlan, Metrics, RankResult, add_metrics
 from dask_petuum.runtime.program import State
-from dask_petuum.store.spec import TableSpec
+from dask_petuum.runtime.shared_tables import (
+    PARTIALS_TABLE,
+    VIOLATIONS_TABLE,
+    n_looks,
+    n_slots,
+    rounds_of,
+)
+from dask_petuum.runtime.shared_width import spectral_width_over_ranks
 
-__all__ = ["partials_table", "run_shared", "violations_table"]
-
-PARTIALS_TABLE = "__partials__"
-VIOLATIONS_TABLE = "__violations__"
-
-
-def partials_table(program: ModelParallelProgram, plan: LoopPlan) -> TableSpec:
-    """Specify the table in which pushes are summed: ``width`` rows for each round under way."""
-    shape = (_n_slots(plan) * program.width(), program.n_partials)
-    return TableSpec(PARTIALS_TABLE, shape, "float64", dims=("slot", "partial"))
-
-
-def violations_table(program: ModelParallelProgram, plan: LoopPlan) -> TableSpec:
-    """Specify the table in which violations are summed: a row for each block, mostly."""
-    n_rows = _n_looks(program, plan) * len(program.blocks())
-    shape = (n_rows, program.n_violations)
-    return TableSpec(VIOLATIONS_TABLE, shape, "float64", dims=("block", "violation"))
-
-
-def _n_looks(program: ModelParallelProgram, plan: LoopPlan) -> int:
-    """Clocks whose violations need rows of their own: more than one only where clocks are short.
-
-    They are measured once a clock, and `_n_slots` says after how many rounds rows may change again.
-    """
-    return -(-_n_slots(plan) // program.rounds_per_clock())
-
-
-def _n_slots(plan: LoopPlan) -> int:
-    """Rounds whose rows are in use.
-
-    The rows of round r may change again from round r + n on. Whoever begins that round knows that
-    all others have pushed round r + n - s - 1 (s: the slack); so they have committed what is
-    committed after the round before, r + n - 2 s - 2.
-    """
-    return 2 * plan.slack + 2
+__all__ = ["run_shared"]
 
 
 def run_shared(
@@ -71,12 +51,16 @@ def run_shared(
     """Run a program whose blocks are shared to its end in one rank."""
     ctx.defer_increments()
     metrics = Metrics(ctx, program, plan)
-    states = [program.start(ctx, part) for part in partitions]
-    rounds = _Rounds(ctx, program, list(zip(partitions, states, strict=True)), plan)
-    ctx.barrier()
+    states = begin_states(ctx, program, partitions)
+    parts = list(zip(partitions, states, strict=True))
+    rounds = _Rounds(ctx, program, parts, plan, _width(ctx, program, parts, plan))
+    if ctx.saved is None:
+        ctx.barrier()
+    else:
+        rounds.go_on_from(ctx.saved)
     stopped_by = "max_clocks"
-    per_clock = program.rounds_per_clock()
-    for _ in range(plan.max_clocks):
+    per_clock = rounds.per_clock
+    while metrics.n_done < plan.max_clocks:
         rounds.look()
         for number in range(per_clock):
             rounds.begin()
@@ -91,6 +75,10 @@ def run_shared(
         if stop:
             stopped_by = stop
             break
+        if metrics.saves_now():
+            rounds.settle()
+            arrays = state_arrays(ctx, program, partitions, states)
+            ctx.save(arrays | run_arrays(ctx, metrics, **rounds.state()))
     n_clocks = metrics.n_done
     ctx.barrier()
     rounds.commit(everything=True)
@@ -99,6 +87,21 @@ def run_shared(
     history = metrics.history if ctx.rank == 0 else []
     blocks = dict(enumerate(rounds.values)) if ctx.rank == 0 else {}
     return RankResult(outputs, history, n_clocks, stopped_by, blocks)
+
+
+def _width(
+    ctx: LoopContext,
+    program: ModelParallelProgram,
+    parts: Sequence[tuple[Partition, State]],
+    plan: LoopPlan,
+) -> int:
+    """Blocks in a batch: as the program says, as the checkpoint has it, or from the data."""
+    width = program.width()
+    if width is not None:
+        return width
+    if ctx.saved is not None:
+        return int(ctx.saved.arrays("run", 0)["counts"][1])
+    return spectral_width_over_ranks(ctx, program, parts, plan.slack + 1)
 
 
 class _Rounds:
@@ -114,34 +117,96 @@ class _Rounds:
         program: ModelParallelProgram,
         parts: Sequence[tuple[Partition, State]],
         plan: LoopPlan,
+        width: int,
     ) -> None:
         specs = program.blocks()
         self._ctx = ctx
         self._program = program
         self._slack = plan.slack
-        self._n_slots = _n_slots(plan)
-        self._width = program.width()
+        self._n_slots = n_slots(plan)
+        self._width = width
+        self.per_clock = rounds_of(program, width)
         self.parts = parts
         self.values = [spec.begin() for spec in specs]
         self.totals = dict.fromkeys(program.metrics, 0.0)
-        self._machine = Machine(
-            len(specs),
-            1,
-            program.schedule(),
-            costs=[spec.cost for spec in specs],
-            interference=program.interference(),
-            width=self._width,
-            seed=ctx.seed_of_run,
-        )
-        self._view = ctx.table(PARTIALS_TABLE).view()
+        self._specs = specs
+        self._machine = self._new_machine(ctx.seed_of_run)
+        self._view = ctx.table(PARTIALS_TABLE).view(np.arange(self._n_slots * width))
         self._under_way: deque[tuple[Task, Batch]] = deque()
         #: Sums to be taken out of the table again, by rank 0: (round, sums), oldest first.
         self._used: deque[tuple[int, Array]] = deque()
         self._n_rounds = 0
-        self._looks = _Looks(ctx, program, plan) if program.n_violations else None
+        self._looks = (
+            _Looks(ctx, program, n_looks(self.per_clock, plan), plan)
+            if program.n_violations
+            else None
+        )
         #: (n_blocks,) rounds begun when each block was committed last, and how far it moved then.
         self._committed_at = np.zeros(len(specs), dtype=np.int64)
         self._moved = np.zeros(len(specs))
+
+    def _new_machine(self, seed: int | Sequence[int]) -> Machine:
+        return Machine(
+            len(self._specs),
+            1,
+            self._program.schedule(),
+            costs=[spec.cost for spec in self._specs],
+            interference=self._program.interference(),
+            width=self._width,
+            seed=seed,
+        )
+
+    def settle(self) -> None:
+        """Come to rest: nothing under way, empty tables, a new machine; every rank does."""
+        self._ctx.barrier()
+        self.commit(everything=True)
+        if self._ctx.rank == 0:
+            self._view.inc(-self._view.values)
+        self._used.clear()
+        if self._looks is not None:
+            self._looks.clear()
+        self._ctx.barrier()
+        self._begin_machine()
+
+    def _begin_machine(self) -> None:
+        """Take a new machine, which knows how far the blocks moved last."""
+        self._machine = self._new_machine((self._ctx.seed_of_run, self._n_rounds))
+        if isinstance(self._machine.policy, Priority):
+            unknown = self._moved.max(initial=0.0) or 1.0
+            self._machine.prioritise(np.where(self._committed_at > 0, self._moved, unknown))
+
+    def state(self) -> dict[str, Array]:
+        """What a checkpoint needs; but for the totals, it is the same in every rank."""
+        own = {"totals": np.array([self.totals[name] for name in self._program.metrics])}
+        if self._ctx.rank:
+            return own
+        flat = {
+            f"values.{key}": np.concatenate([block[key].reshape(-1) for block in self.values])
+            for key in self.values[0]
+        }
+        counts = np.array([self._n_rounds, self._width])
+        return {
+            **own,
+            **flat,
+            "counts": counts,
+            "committed_at": self._committed_at,
+            "moved": self._moved,
+        }
+
+    def go_on_from(self, saved: Saved) -> None:
+        """Begin as the rounds were in a checkpoint."""
+        state = saved.arrays("run", 0)
+        self._n_rounds = int(state["counts"][0])
+        self._committed_at, self._moved = state["committed_at"], state["moved"]
+        for key in self.values[0]:
+            flat, at = state[f"values.{key}"], 0
+            for block in self.values:
+                block[key][...] = flat[at : at + block[key].size].reshape(block[key].shape)
+                at += block[key].size
+        if self._ctx.rank == 0:  # what other ranks had to add to the next clock's metrics, too
+            totals = sum(saved.arrays("run", rank)["totals"] for rank in saved.numbers("run"))
+            self.totals = dict(zip(self._program.metrics, np.atleast_1d(totals), strict=True))
+        self._begin_machine()
 
     def look(self) -> None:
         """Measure the violations before the round that comes next."""
@@ -227,13 +292,16 @@ class _Looks:
     The mutable state is which were measured and not yet taken, and what is to be cleared.
     """
 
-    def __init__(self, ctx: LoopContext, program: ModelParallelProgram, plan: LoopPlan) -> None:
+    def __init__(
+        self, ctx: LoopContext, program: ModelParallelProgram, n_looks: int, plan: LoopPlan
+    ) -> None:
         self._ctx = ctx
         self._program = program
         self._slack = plan.slack
         self._shape = (len(program.blocks()), program.n_violations)
-        self._n_looks = _n_looks(program, plan)
-        self._view = ctx.table(VIOLATIONS_TABLE).view()
+        self._n_looks = n_looks
+        n_rows = n_looks * self._shape[0]
+        self._view = ctx.table(VIOLATIONS_TABLE).view(np.arange(n_rows))
         self._n_measured = 0
         #: Measured and not yet taken: (look, the round before which it was), oldest first.
         self._under_way: deque[tuple[int, int]] = deque()
@@ -251,6 +319,13 @@ class _Looks:
         self._view.inc(delta, at=np.arange(*self._rows(self._n_measured)))
         self._under_way.append((self._n_measured, number))
         self._n_measured += 1
+
+    def clear(self) -> None:
+        """Forget what was measured, and let rank 0 take it out of the table."""
+        self._under_way.clear()
+        self._used.clear()
+        if self._ctx.rank == 0:
+            self._view.inc(-self._view.values)
 
     def is_complete(self, n_rounds: int) -> bool:
         """Tell whether the sums of the oldest look have come, `n_rounds` being begun."""

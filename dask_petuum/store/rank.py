@@ -24,6 +24,7 @@ import numpy.typing as npt
 from dask_petuum.exceptions import TableError
 from dask_petuum.store.codec import Allocator, Chunk, chunk_bytes, encode_delta, n_chunk_rows
 from dask_petuum.store.consistency import Consistency
+from dask_petuum.store.effects import Open, Pull, Push
 from dask_petuum.store.identity import Identity
 from dask_petuum.store.layout import Block
 from dask_petuum.store.rows import checked_rows
@@ -37,31 +38,6 @@ __all__ = ["Open", "Pull", "Push", "RankCore"]
 MAX_UNACKNOWLEDGED = 16
 
 Array = npt.NDArray[Any]
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Push:
-    """Send a batch of increments to an owner; its reply goes to ``on_pushed``."""
-
-    owner: int
-    message: Message
-
-
-@dataclass(frozen=True)
-class Pull:
-    """Ask an owner for rows; its reply goes to ``on_answer``."""
-
-    owner: int
-    message: Message
-
-
-@dataclass(frozen=True)
-class Open:
-    """Tell an owner of an access plan; its reply goes to ``on_opened``."""
-
-    owner: int
-    message: Message
 
 
 @dataclass
@@ -203,9 +179,10 @@ class RankCore:
         for view, pending in increments:
             for piece, part in view.parts(pending):
                 owners.add(piece.owner)
-                for chunk in encode_delta(part, view.plan, piece.block, self._empty):
+                own = piece.owner == self.rank
+                for chunk in encode_delta(part, view.plan, piece.block, self._empty, in_place=own):
                     chunks[piece.owner].append(chunk)
-                    if piece.owner != self.rank:
+                    if not own:
                         n_rows = n_chunk_rows(chunk, view.spec.n_cols)
                         self.statistics.sent(view.spec.name, chunk_bytes(chunk), n_rows)
         entry = _Entry(self.clock, increments, chunks, set(range(self.n_ranks)), owners)

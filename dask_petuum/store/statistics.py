@@ -49,6 +49,7 @@ class Statistics:
     def __init__(self, tables: Sequence[str]) -> None:
         self.tables = {name: TableStatistics() for name in tables}
         self.waited = 0.0
+        self.elapsed = 0.0
         self.waits: deque[float] = deque(maxlen=MAX_CLOCKS)
         self._last = self._sums()
 
@@ -68,9 +69,10 @@ class Statistics:
         """Count a clock that starts with values ``lag`` clocks behind."""
         self.tables[table].staleness[lag] += 1
 
-    def end_clock(self, waited: float) -> None:
-        """Note that a clock has ended, of which ``waited`` seconds were waiting."""
+    def end_clock(self, waited: float, elapsed: float = 0.0) -> None:
+        """Note that a clock has ended after so many seconds, ``waited`` of which were waiting."""
         self.waited += waited
+        self.elapsed += elapsed
         self.waits.append(waited)
         for counts in self.tables.values():
             counts.end_clock()
@@ -91,10 +93,11 @@ class Statistics:
         }
 
     def summary(self) -> dict[str, float]:
-        """Sums over the tables since the start, and the mean lag of the reads."""
+        """Sums over the tables since the start, the mean lag of the reads, and seconds of work."""
         sums = self._sums()
         reads, lag = sums.pop("reads"), sums.pop("lag")
-        return {**sums, "staleness": lag / reads if reads else 0.0}
+        busy = max(self.elapsed - self.waited, 0.0)
+        return {**sums, "staleness": lag / reads if reads else 0.0, "busy": busy}
 
     def _sums(self) -> dict[str, float]:
         counts = self.tables.values()

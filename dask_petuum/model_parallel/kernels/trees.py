@@ -18,7 +18,6 @@ from dask_petuum.jit import kernel
 
 __all__ = [
     "best_to_visit",
-    "column_products",
     "draw_mixed",
     "longest_waiting",
     "put_max",
@@ -195,28 +194,3 @@ def take_largest(tree: Array, out: Array) -> int:
         out[i] = node - n
         _put_max(tree, node, -1.0)
     return len(out)
-
-
-@kernel()
-def column_products(
-    data: Array, indices: Array, indptr: Array, column: int, others: Array, work: Array, out: Array
-) -> None:
-    """Compute the dot products of one column of a CSC matrix with others.
-
-    Parameters
-    ----------
-    data, indices, indptr
-        The matrix; no entry twice.
-    others : (k,) int64, columns
-    work : (n_rows,) float64, all 0, and so again afterwards
-    out : (k,) float64, filled
-    """
-    for at in range(indptr[column], indptr[column + 1]):
-        work[indices[at]] = data[at]
-    for i in range(others.shape[0]):
-        total = 0.0
-        for at in range(indptr[others[i]], indptr[others[i] + 1]):
-            total += data[at] * work[indices[at]]
-        out[i] = total
-    for at in range(indptr[column], indptr[column + 1]):
-        work[indices[at]] = 0.0

@@ -1,0 +1,1 @@
+"""Kernels of the scheduler: choice among blocks, and correlations of columns."""

@@ -1,0 +1,85 @@
+"""The scheduler's part in checkpoints: who keeps which, and word to the workers of what may go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from dask_petuum.checkpoint.ledger import Ledger
+from dask_petuum.runtime import adapter
+from dask_petuum.runtime.board import Board
+
+__all__ = ["CheckpointDesk"]
+
+
+class CheckpointDesk:
+    """Keeps the ledger of a cluster's checkpoints.
+
+    Parameters
+    ----------
+    scheduler
+        To reach the workers.
+    armed
+        Those that have the plugin: a message to others would cost them their connection.
+    """
+
+    # The mutable state is the ledger's.
+
+    def __init__(self, scheduler: Any, armed: Collection[str]) -> None:
+        self._scheduler = scheduler
+        self._armed = armed
+        self._ledger = Ledger()
+
+    def __repr__(self) -> str:
+        return f"<CheckpointDesk: {self._ledger!r}>"
+
+    @property
+    def fits(self) -> list[str]:
+        """Fits that there are."""
+        return self._ledger.fits
+
+    def of_client(self, client: str) -> list[str]:
+        """Fits of a client."""
+        return self._ledger.of_client(client)
+
+    def begin(self, fit_id: str, client: str) -> None:
+        """Note a fit."""
+        self._ledger.begin(fit_id, client)
+
+    def add(self, fit_id: str, part: dict[str, Any], board: Board, clock: int) -> bool:
+        """Note a rank's part; where it is the last one, tell all workers. True if it is."""
+        n, run_id = len(board.addresses), board.run_id
+        if board.failure is not None:
+            return False
+        if not self._ledger.add(fit_id, part, run_id=run_id, clock=clock, n=n):
+            return False
+        board.saved_clock = clock
+        adapter.cast_to_workers(
+            self._scheduler,
+            self._reached(),
+            "petuum-complete",
+            fit_id=fit_id,
+            run_id=run_id,
+            clock=clock,
+        )
+        return True
+
+    def is_complete(self, fit_id: str, run_id: str, clock: int) -> bool:
+        """Whether a checkpoint, or a later one of its run, is complete."""
+        return self._ledger.is_complete(fit_id, run_id, clock)
+
+    async def checkpoint(self, fit_id: str) -> dict[str, Any]:
+        """Tell a fit's newest checkpoint that is complete, or None, and which workers are there."""
+        there = list(self._scheduler.workers)
+        return {"status": "OK", "checkpoint": self._ledger.newest(fit_id), "there": there}
+
+    async def forget(self, fit_id: str) -> dict[str, Any]:
+        """Drop a fit's checkpoints, here and on all workers."""
+        if self._ledger.forget(fit_id):
+            await adapter.broadcast(
+                self._scheduler, self._reached(), "petuum_forget", fit_ids=[fit_id]
+            )
+        return {"status": "OK"}
+
+    def _reached(self) -> list[str]:
+        return [address for address in self._armed if address in self._scheduler.workers]

@@ -24,7 +24,7 @@ from sklearn.utils.validation import (
 from dask_petuum.data import Partition, open_dataset
 from dask_petuum.data.blocks import as_matrix, check_container
 from dask_petuum.data.kinds import dask_backed, is_dask_frame
-from dask_petuum.runtime.job import Job
+from dask_petuum.runtime.job import Check, Job
 
 from .input_values import check_finite, check_labels, check_width
 
@@ -171,11 +171,15 @@ def weights_in_memory(X: Any, sample_weight: Any) -> Any:
     return weights
 
 
-def open_rows(estimator: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Job:
-    """Open a job for what was checked; lazy pieces are checked by `check_values` where they lie."""
-    check = None if dask_backed(X) is None else check_values
-    job: Job = estimator._open_job(X, y, sample_weight, check=check, dtype=float_dtype(X))
-    if check is not None and sample_weight is not None and not sum(job.map(_weight)) > 0:
+def open_rows(
+    estimator: Any, X: Any, y: Any = None, sample_weight: Any = None, check: Check = check_values
+) -> Job:
+    """Open a job for what was checked; lazy pieces are checked by `check` where they lie."""
+    lazy = dask_backed(X) is not None
+    job: Job = estimator._open_job(
+        X, y, sample_weight, check=check if lazy else None, dtype=float_dtype(X)
+    )
+    if lazy and sample_weight is not None and not sum(job.map(_weight)) > 0:
         job.close()
         raise ValueError("Sample weights must contain at least one non-zero number.")
     return of_known_width(estimator, job)

@@ -22,10 +22,9 @@ from sklearn.callback import with_callbacks
 from sklearn.exceptions import ConvergenceWarning
 
 from dask_petuum.base import PetuumEstimator
-from dask_petuum.data.kinds import dask_backed
 from dask_petuum.runtime.job import RunResult
 
-from .inputs import check_choice, check_number, float_dtype
+from .inputs import check_choice, check_number, float_dtype, open_rows
 from .linear_targets import LinearPredictionMixin, check_targets, check_values_and_targets
 from .svm_dual_program import SvmDualProgram
 from .svm_rows import relative_gap
@@ -150,15 +149,13 @@ class LinearSVR(
         self._check_parameters()
         X, y, sample_weight = check_targets(self, X, y, sample_weight)
         dtype = float_dtype(X)
-        check = None if dask_backed(X) is None else check_values_and_targets
         objective = SvrObjective(
             hinge=self.loss == LOSSES[0],
             epsilon=float(self.epsilon),
             C=float(self.C),
             bias=float(self.intercept_scaling) if self.fit_intercept else 0.0,
         )
-        with self._open_job(X, y, sample_weight, check=check, dtype=dtype) as job:
-            self.n_features_in_ = job.n_features
+        with open_rows(self, X, y, sample_weight, check_values_and_targets) as job:
             program = SvmDualProgram(objective, job.n_features, len(job.sizes), float(self.tol))
             keep = partial(self._keep, objective.bias, dtype)
             seed = self._seed(self.random_state)

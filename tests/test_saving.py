@@ -44,6 +44,9 @@ MODELS: dict[str, tuple[Any, tuple[Any, ...], str, Any]] = {
     "LinearSVC": (
         petuum.LinearSVC(random_state=0), (ROWS, LABELS == 1), "decision_function", ROWS,
     ),
+    "LinearSVR": (
+        petuum.LinearSVR(epsilon=0.1, random_state=0), (NAMED, ROWS[:, 0]), "predict", NAMED,
+    ),
     "MatrixFactorization": (
         petuum.MatrixFactorization(2, max_iter=2, random_state=0), (RATINGS,), "predict",
         (["b", "e"], ["rum", "tea"]),

@@ -66,6 +66,7 @@ SUBJECTS = {
     "ElasticNet": Subject(lambda: petuum.ElasticNet(alpha=0.1), TARGETS, "coef_", "predict"),
     "LogisticRegression": Subject(petuum.LogisticRegression, LABELS, "coef_", "predict_proba"),
     "LinearSVC": Subject(lambda: petuum.LinearSVC(random_state=0), LABELS, "coef_", "predict"),
+    "LinearSVR": Subject(lambda: petuum.LinearSVR(random_state=0), TARGETS, "coef_", "predict"),
 }
 
 

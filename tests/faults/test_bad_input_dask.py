@@ -224,7 +224,9 @@ def replaced(values: Any, value: Any) -> Any:
     return da.from_array(out, chunks=CHUNK)
 
 
-@pytest.mark.parametrize("name", ["SoftmaxRegression", "LogisticRegression", "LinearSVC", "Lasso"])
+@pytest.mark.parametrize(
+    "name", ["SoftmaxRegression", "LogisticRegression", "LinearSVC", "Lasso", "LinearSVR"]
+)
 def test_bad_lazy_targets_and_weights_are_refused(name: str) -> None:
     subject = SUBJECTS[name]
     model, ones = subject.make().set_params(scheduler="local"), np.ones(N_ROWS)

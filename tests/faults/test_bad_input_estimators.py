@@ -18,7 +18,7 @@ from bad_input import CLEAN, LABELS, N_ROWS, NO_COUNTS, REFUSED, SUBJECTS, TARGE
 import dask_petuum as petuum
 
 LABELLED = ("SoftmaxRegression", "LogisticRegression", "LinearSVC")
-REGRESSIONS = ("Lasso", "ElasticNet")
+REGRESSIONS = ("Lasso", "ElasticNet", "LinearSVR")
 WEIGHTED = ("KMeans", *LABELLED, *REGRESSIONS)
 
 

@@ -75,6 +75,9 @@ class Sums(ModelParallelProgram):
     def schedule(self) -> Any:
         return self.policy
 
+    def width(self) -> int:
+        return 1
+
     def start(self, ctx: Any, partition: Any) -> dict[str, Any]:
         return {"replies": []}
 

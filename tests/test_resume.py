@@ -51,12 +51,12 @@ CASES = {
         "coef_",
     ),
     "LinearSVC": (
-        LinearSVC(C=100, tol=1e-12, max_iter=400, dual=True),
+        LinearSVC(C=100, tol=1e-12, max_iter=400, dual=True, random_state=0),
         (ROWS, LABELS),
         "coef_",
     ),
     "LinearSVR": (
-        LinearSVR(C=100, tol=1e-12, max_iter=400, dual=True),
+        LinearSVR(C=100, tol=1e-12, max_iter=400, random_state=0),
         (ROWS, ROWS[:, 0] + 0.1),
         "coef_",
     ),
@@ -90,6 +90,7 @@ def interrupt(estimator, data, folder):
         estimator.fit(*data)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_a_fit_goes_on_where_it_was_interrupted(name, tmp_path):
     from sklearn.base import clone

@@ -92,6 +92,9 @@ class KMeans(
         "auto", the range (0, 8). On one process every read is current.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
+    checkpoint
+        URL of a folder (anything that fsspec opens) in which checkpoints of a fit are files; None:
+        a fit on a cluster keeps them in the memory of its workers. See :doc:`/recovery`.
 
     Attributes
     ----------
@@ -146,6 +149,7 @@ class KMeans(
         consistency: str = "bsp",
         staleness: Staleness = 0,
         scheduler: str | None = None,
+        checkpoint: str | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
@@ -160,6 +164,7 @@ class KMeans(
         self.consistency = consistency
         self.staleness = staleness
         self.scheduler = scheduler
+        self.checkpoint = checkpoint
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -168,7 +173,9 @@ class KMeans(
         return tags
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: str | None = None
+    ) -> Self:
         """Find the centres.
 
         Parameters
@@ -179,7 +186,11 @@ class KMeans(
             Ignored.
         sample_weight
             (n_rows,) weights >= 0; None: 1 each.
+        resume
+            URL of the checkpoints of this very fit, as ``checkpoint`` of the one that was
+            interrupted: go on from the newest.
         """
+        self._goes_on_from(resume)
         self._check_parameters()
         X, sample_weight = self._check_input(X, sample_weight, reset=True)
         with open_rows(self, X, sample_weight=sample_weight) as job:

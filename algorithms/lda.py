@@ -91,6 +91,9 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         they are forgotten.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
+    checkpoint
+        URL of a folder (anything that fsspec opens) in which checkpoints of a fit are files; None:
+        a fit on a cluster keeps them in the memory of its workers. See :doc:`/recovery`.
 
     Attributes
     ----------
@@ -159,6 +162,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         parallelism: str = "data",
         warm_start: bool = False,
         scheduler: str | None = None,
+        checkpoint: str | None = None,
     ) -> None:
         self.n_components = n_components
         self.doc_topic_prior = doc_topic_prior
@@ -175,6 +179,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         self.parallelism = parallelism
         self.warm_start = warm_start
         self.scheduler = scheduler
+        self.checkpoint = checkpoint
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -198,7 +203,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
         return int(self.word_topic_counts_.shape[1])
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, resume: str | None = None) -> Self:
         """Find the topics.
 
         Parameters
@@ -208,7 +213,11 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
             DataFrame, xarray or a Dask collection.
         y
             Ignored.
+        resume
+            URL of the checkpoints of this very fit, as ``checkpoint`` of the one that was
+            interrupted: go on from the newest.
         """
+        self._goes_on_from(resume)
         check_parameters(self)
         seed = self._seed_counts() if self.warm_start and self._is_fitted() else None
         X = check_input(self, X, reset=True)

@@ -76,6 +76,9 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
         1: print each clock.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
+    checkpoint
+        URL of a folder (anything that fsspec opens) in which checkpoints of a fit are files; None:
+        a fit on a cluster keeps them in the memory of its workers. See :doc:`/recovery`.
 
     Attributes
     ----------
@@ -127,6 +130,7 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
         n_jobs: int | None = None,
         verbose: int = 0,
         scheduler: str | None = None,
+        checkpoint: str | None = None,
     ) -> None:
         self.loss = loss
         self.dual = dual
@@ -140,6 +144,7 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.scheduler = scheduler
+        self.checkpoint = checkpoint
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -147,7 +152,7 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
         return tags
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
         """Learn the weights.
 
         Parameters
@@ -158,7 +163,11 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
             (n_rows,) labels of any kind that can be ordered.
         sample_weight
             (n_rows,) weights >= 0; None: 1 each.
+        resume
+            URL of the checkpoints of this very fit, as ``checkpoint`` of the one that was
+            interrupted: go on from the newest.
         """
+        self._goes_on_from(resume)
         self._check_parameters()
         X, y, sample_weight = check_labelled(self, X, y, sample_weight)
         check = None if dask_backed(X) is None else check_values

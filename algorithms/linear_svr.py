@@ -67,6 +67,9 @@ class LinearSVR(
         1: print each clock.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
+    checkpoint
+        URL of a folder (anything that fsspec opens) in which checkpoints of a fit are files; None:
+        a fit on a cluster keeps them in the memory of its workers. See :doc:`/recovery`.
 
     Attributes
     ----------
@@ -115,6 +118,7 @@ class LinearSVR(
         n_jobs: int | None = None,
         verbose: int = 0,
         scheduler: str | None = None,
+        checkpoint: str | None = None,
     ) -> None:
         self.epsilon = epsilon
         self.tol = tol
@@ -127,6 +131,7 @@ class LinearSVR(
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.scheduler = scheduler
+        self.checkpoint = checkpoint
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -134,7 +139,7 @@ class LinearSVR(
         return tags
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
         """Learn the weights.
 
         Parameters
@@ -145,7 +150,11 @@ class LinearSVR(
             (n_rows,) targets.
         sample_weight
             (n_rows,) weights >= 0; None: 1 each.
+        resume
+            URL of the checkpoints of this very fit, as ``checkpoint`` of the one that was
+            interrupted: go on from the newest.
         """
+        self._goes_on_from(resume)
         self._check_parameters()
         X, y, sample_weight = check_targets(self, X, y, sample_weight)
         dtype = float_dtype(X)

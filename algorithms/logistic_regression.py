@@ -80,6 +80,9 @@ class LogisticRegression(
         1: print each clock.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
+    checkpoint
+        URL of a folder (anything that fsspec opens) in which checkpoints of a fit are files; None:
+        a fit on a cluster keeps them in the memory of its workers. See :doc:`/recovery`.
 
     Attributes
     ----------
@@ -130,6 +133,7 @@ class LogisticRegression(
         n_jobs: int | None = None,
         verbose: int = 0,
         scheduler: str | None = None,
+        checkpoint: str | None = None,
     ) -> None:
         self.C = C
         self.l1_ratio = l1_ratio
@@ -142,6 +146,7 @@ class LogisticRegression(
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.scheduler = scheduler
+        self.checkpoint = checkpoint
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -149,7 +154,7 @@ class LogisticRegression(
         return tags
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
         """Learn the weights.
 
         Parameters
@@ -160,7 +165,11 @@ class LogisticRegression(
             (n_rows,) labels of any kind that can be ordered.
         sample_weight
             (n_rows,) weights >= 0; None: 1 each.
+        resume
+            URL of the checkpoints of this very fit, as ``checkpoint`` of the one that was
+            interrupted: go on from the newest.
         """
+        self._goes_on_from(resume)
         self._check_parameters()
         X, y, sample_weight = check_labelled(self, X, y, sample_weight)
         check = None if dask_backed(X) is None else check_values

@@ -84,6 +84,9 @@ class MatrixFactorization(PetuumEstimator):
         1: print each clock.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
+    checkpoint
+        URL of a folder (anything that fsspec opens) in which checkpoints of a fit are files; None:
+        a fit on a cluster keeps them in the memory of its workers. See :doc:`/recovery`.
 
     Attributes
     ----------
@@ -149,6 +152,7 @@ class MatrixFactorization(PetuumEstimator):
         n_jobs: int | None = None,
         verbose: int = 0,
         scheduler: str | None = None,
+        checkpoint: str | None = None,
     ) -> None:
         self.n_components = n_components
         self.alpha = alpha
@@ -168,6 +172,7 @@ class MatrixFactorization(PetuumEstimator):
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.scheduler = scheduler
+        self.checkpoint = checkpoint
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -176,7 +181,7 @@ class MatrixFactorization(PetuumEstimator):
         return tags
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, resume: str | None = None) -> Self:
         """Learn the factors.
 
         Parameters
@@ -187,7 +192,11 @@ class MatrixFactorization(PetuumEstimator):
             columns, a list of rows, a pandas or Dask DataFrame. Ids may be anything hashable.
         y
             Ignored.
+        resume
+            URL of the checkpoints of this very fit, as ``checkpoint`` of the one that was
+            interrupted: go on from the newest.
         """
+        self._goes_on_from(resume)
         self._check_parameters()
         lazy = find_client(self.scheduler, self.client) is not None
         ratings = open_ratings(X, lazy=lazy)

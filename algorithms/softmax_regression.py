@@ -80,6 +80,9 @@ class SoftmaxRegression(
         it, or "auto", the range (0, 8). On one process every read is current.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
+    checkpoint
+        URL of a folder (anything that fsspec opens) in which checkpoints of a fit are files; None:
+        a fit on a cluster keeps them in the memory of its workers. See :doc:`/recovery`.
 
     Attributes
     ----------
@@ -146,6 +149,7 @@ class SoftmaxRegression(
         consistency: str = "bsp",
         staleness: Staleness = 0,
         scheduler: str | None = None,
+        checkpoint: str | None = None,
     ) -> None:
         self.C = C
         self.fit_intercept = fit_intercept
@@ -166,6 +170,7 @@ class SoftmaxRegression(
         self.consistency = consistency
         self.staleness = staleness
         self.scheduler = scheduler
+        self.checkpoint = checkpoint
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -173,7 +178,7 @@ class SoftmaxRegression(
         return tags
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
         """Learn the weights.
 
         Parameters
@@ -184,7 +189,11 @@ class SoftmaxRegression(
             (n_rows,) labels of any kind that can be ordered.
         sample_weight
             (n_rows,) weights >= 0; None: 1 each.
+        resume
+            URL of the checkpoints of this very fit, as ``checkpoint`` of the one that was
+            interrupted: go on from the newest.
         """
+        self._goes_on_from(resume)
         self._check_parameters()
         before = self.classes_ if self.warm_start and hasattr(self, "coef_") else None
         X, y, sample_weight = check_labelled(self, X, y, sample_weight)

@@ -118,7 +118,14 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
         state.pop("_client", None)
+        state.pop("_resume", None)
         return state
+
+    def _goes_on_from(self, resume: str | None) -> None:
+        """Let the next job go on from checkpoints at a URL; None: begin."""
+        self.__dict__.pop("_resume", None)
+        if resume is not None:
+            self.__dict__["_resume"] = resume
 
     def _open_job(
         self,
@@ -128,12 +135,10 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
         *,
         check: Check | None = None,
         dtype: Any = None,
-        resume: str | None = None,
     ) -> Job:
         """Cut the data by rows and open a job where this estimator is to run.
 
-        ``check`` is called with (X, y, sample_weight) of each piece where it lies; ``resume`` is
-        the URL of checkpoints to go on from.
+        ``check`` is called with (X, y, sample_weight) of each piece where it lies.
         """
         dataset = open_dataset(X, y, sample_weight)
         return open_job(
@@ -144,7 +149,7 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
             dtype=dtype,
             n_jobs=self.n_jobs,
             checkpoint=self.checkpoint,
-            resume=resume,
+            resume=self.__dict__.pop("_resume", None),
         )
 
     def _seed(self, random_state: Any) -> int:

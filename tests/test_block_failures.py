@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -63,6 +64,8 @@ class Sums(ModelParallelProgram):
 
     policy: Any
     die_at: int = -1
+    #: A file that says that it has happened; "": it happens every time.
+    once: str = ""
     n_violations = 1
     metrics = ("visits",)
 
@@ -72,11 +75,16 @@ class Sums(ModelParallelProgram):
     def schedule(self) -> Any:
         return self.policy
 
+    def width(self) -> int:
+        return 1
+
     def start(self, ctx: Any, partition: Any) -> dict[str, Any]:
         return {"replies": []}
 
     def push(self, ctx: Any, partition: Any, state: dict[str, Any], batch: Any) -> Any:
-        if ctx.rank == 1 and batch.number == self.die_at:
+        if ctx.rank == 1 and batch.number == self.die_at and not os.path.exists(self.once):
+            if self.once:
+                open(self.once, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
         sums = partition.data[:, batch.blocks].sum(axis=0)
         if self.policy.moves:
@@ -130,9 +138,12 @@ def test_a_killed_rank_ends_the_run_with_its_name(
     two: Any, policy: Any, model: str, staleness: int
 ) -> None:
     with ClusterJob(two, open_dataset(rows())) as job:
-        lost = job._addresses[1]
+        lost = job._partitions.addresses[1]
         options = RunOptions(FOR_EVER, 1, model, staleness)
-        with pytest.raises(RankLostError, match=f"rank 1 .*{lost}"):
+        with (
+            dask.config.set({"petuum.recovery.attempts": 0}),
+            pytest.raises(RankLostError, match=f"rank 1 .*{lost}"),
+        ):
             job.run(program_of(policy, die_at=7), options)
     two.wait_for_workers(2, timeout=PATIENCE)
     with ClusterJob(two, open_dataset(rows())) as job:
@@ -144,6 +155,25 @@ def test_a_killed_rank_ends_the_run_with_its_name(
         assert 0 < sum(visits) <= sum(record["visits"] for record in expected.history)
     else:  # whole numbers: the order of sums does not matter
         assert visits == [record["visits"] for record in expected.history]
+        assert result.blocks == expected.blocks
+
+
+@pytest.mark.parametrize(("policy", "model", "staleness"), POLICIES[:3])
+def test_a_run_goes_on_without_its_killed_rank(
+    two: Any, policy: Any, model: str, staleness: int, tmp_path: Any
+) -> None:
+    """As an undisturbed one: blocks that moved and blocks that are shared are as they were."""
+    mark = tmp_path / "died"
+    with ClusterJob(two, open_dataset(rows())) as job:
+        options = RunOptions(12, 1, model, staleness, save_clocks=2)
+        result = job.run(program_of(policy, die_at=7, once=str(mark)), options)
+    with LocalJob(open_dataset(rows())) as job:
+        expected = job.run(program_of(policy), RunOptions(12, 1))
+    assert mark.exists()
+    assert result.n_clocks == 12
+    visits = [record["visits"] for record in result.history]
+    assert visits == [record["visits"] for record in expected.history]
+    if policy.moves:
         assert result.blocks == expected.blocks
 
 

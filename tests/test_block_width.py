@@ -125,8 +125,8 @@ def test_empty_columns_take_no_part() -> None:
 
 def test_orthogonal_columns_are_all_updated_at_once() -> None:
     X = np.diag(np.linspace(1.0, 3.0, 8))
-    result = fit(LocalJob(dataset(X, 2)), Descent(8), n_clocks=1)
-    assert sizes(result) == [8]
+    result = fit(LocalJob(dataset(X, 2)), Descent(8), n_clocks=2)
+    assert sizes(result) == [8, 8]
     assert result.history[-1]["sse"] < 1e-20
 
 

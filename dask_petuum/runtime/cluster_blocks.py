@@ -127,8 +127,10 @@ class _Tasks:
             for value in values
         ]
         self._name = f"petuum-block-{uuid.uuid4().hex[:12]}"
-        #: By the future that tells of a task's change.
-        self._flying: dict[Future, Task] = {}
+        #: By the future that tells of a task's change: the task, and what it is computed from. The
+        #: scheduler takes graphs in beside the releases of keys: one that is released as soon as a
+        #: task that needs it was submitted may be forgotten before that task is known.
+        self._flying: dict[Future, tuple[Task, list[Future]]] = {}
         self._completed = as_completed(loop=client.loop)
 
     def start(self, task: Task, priority: float) -> None:
@@ -137,20 +139,21 @@ class _Tasks:
         others = {other: self.values[other] for other in self._reads.get(block, ())}
         name = f"{self._name}-{block}-{task.number}"
         options = {"priority": priority, "pure": False}
+        old = self.values[block]
         both = self._client.submit(
-            self._function, block, self.values[block], others, *self._args, key=name, **options
+            self._function, block, old, others, *self._args, key=name, **options
         )
         self.values[block] = self._client.submit(
             itemgetter(0), both, key=f"{name}-value", **options
         )
         change = self._client.submit(itemgetter(1), both, key=f"{name}-change", **options)
-        self._flying[change] = task
+        self._flying[change] = task, [old, both, *others.values()]
         self._completed.add(change)
 
     def ended(self) -> tuple[int, float]:
         """Wait for any task; give its number and how far its block moved."""
         future = next(self._completed)
-        task = self._flying.pop(future)
+        task, _ = self._flying.pop(future)
         try:
             return task.number, float(future.result())
         except Exception as error:

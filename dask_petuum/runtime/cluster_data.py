@@ -7,10 +7,12 @@ inputs lie, measured there, and moved worker to worker only where the balance of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 from distributed import Client, Future
 
+from dask_petuum.exceptions import RankLostError
 from dask_petuum.runtime.cluster_tasks import wait_pinned
 from dask_petuum.runtime.placement import place_partitions
 
@@ -47,9 +49,13 @@ def put_pieces(client: Client, pieces: Sequence[Any], addresses: Sequence[str]) 
 def homes_of(
     client: Client, futures: Sequence[Future], addresses: Sequence[str]
 ) -> list[list[int]]:
-    """Ranks that hold each future's data."""
+    """Ranks that hold each future's data; none where it was lost and cannot be computed again."""
     rank_of = {address: rank for rank, address in enumerate(addresses)}
-    who = client.who_has(list(futures))
+    known = [future for future in futures if future.status not in ("cancelled", "lost")]
+    try:
+        who = client.who_has(known)
+    except CancelledError as error:
+        raise RankLostError(f"data were lost while their place was asked for: {error}") from error
     return [
         sorted(rank_of[address] for address in who.get(future.key, ()) if address in rank_of)
         for future in futures

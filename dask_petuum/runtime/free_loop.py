@@ -144,8 +144,7 @@ def run_free(
     for block, spec in enumerate(specs):
         if plan.homes[rotation.home(block, len(specs), len(plan.homes))] == ctx.rank:
             ctx.shelf.put(block, begin_block(ctx, block, spec))
-    if ctx.saved is None:
-        ctx.barrier()
+    ctx.barrier()  # also behind a checkpoint: others ask for the blocks that lie here
     stopped_by = "max_clocks"
     first = metrics.n_done  # the machine counts passes from where it began
     while (number := metrics.n_done) < plan.max_clocks:

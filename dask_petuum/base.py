@@ -29,8 +29,8 @@ from dask_petuum.store.consistency import Staleness
 
 __all__ = ["PetuumEstimator"]
 
-#: Attributes that belong to this process.
-NOT_SAVED = ("_client",)
+#: Attributes that belong to this process, or to one call of fit.
+NOT_SAVED = ("_client", "_resume")
 #: What fitted attributes are called: ``coef_``, ``_seen``.
 NAME = re.compile(r"[a-z]\w*_|_[a-z]\w*", re.ASCII)
 

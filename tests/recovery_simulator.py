@@ -34,6 +34,8 @@ from dask_petuum.store.audit import End, Event, Inc, Violation, check
 from dask_petuum.store.owner import Cut
 
 FIT = "fit"
+#: Bytes of an array that go in one message, for tests: few, so that arrays go in pieces.
+PIECE_BYTES = 256
 #: Clocks that a rank ends in an epoch that is over for all others.
 MOST_ZOMBIE_CLOCKS = 3
 
@@ -123,8 +125,9 @@ class World:
         self._copy_loss = copy_loss
         self.folder = Folder() if files else None
         self.workers: dict[str, KeptParts] = {}
-        #: What happens some time, in any order.
+        #: What happens some time, in any order; and what comes when everything is over.
         self.later: list[Callable[[], None]] = []
+        self.strays: list[Callable[[], None]] = []
         self.desk = CheckpointDesk(self, self.workers)
         self.desk.begin(FIT, "client")
         self.board: Board | None = None
@@ -182,8 +185,9 @@ class World:
             if fate < self._copy_loss / 4:
                 self.kill(sender)
             raise TransportError(f"a piece from {sender} to {address} was lost")
-        if fate > 0.95:
-            self.later.append(partial(self._repeat, address, message))
+        if fate > 0.9:
+            again = self.later if fate > 0.95 else self.strays
+            again.append(partial(self._repeat, address, message))
         return self._target(address).take(message)
 
     def _target(self, address: str) -> KeptParts:
@@ -236,7 +240,7 @@ class RecoverySimulation(Simulation):
         super().__init__(seed, model)
         rng = self.random
         self.cut_clocks = {clock for clock in range(1, self.n_clocks) if rng.random() < 0.6}
-        self.world = World(rng, rng.choice((0, 0, 0.01)), rng.random() < 0.3)
+        self.world = World(rng, rng.choice((0, 0, 0.003)), rng.random() < 0.3)
         self.world.on_death = self._vanish
         self.n_partitions = rng.randint(1, 5)
         self.n_crashes = rng.choice((0, 1, 1, 1, 2, 2, 3))
@@ -425,11 +429,12 @@ class RecoverySimulation(Simulation):
         self.events = []
         self.ranks = [Rank(c, self.n_clocks, rng.choice((0.2, 1, 1))) for c in self.cores.ranks]
         self.where = [rng.randrange(n_ranks) for _ in range(self.n_partitions)]
-        self.eagerness = rng.choice((0.1, 0.5, 1))
+        self.eagerness = rng.choice((0.2, 1, 1))
         self._stage, self._countdown = "calm", 0
         if self.epoch < self.n_crashes:
             most = (self.n_clocks - self.first_clock) * n_ranks * (8 + 4 * n_ranks)
-            self._stage, self._countdown = "fated", rng.randrange(most)
+            when = max(rng.randrange(most), rng.randrange(most))
+            self._stage, self._countdown = "fated", when
         try:
             self._fill(manifest)
         except CheckpointError as error:
@@ -544,8 +549,8 @@ class RecoverySimulation(Simulation):
         asked = self.world.desk._ledger.forget(FIT)
         for kept in self.world.workers.values():
             kept.vault.forget([FIT])
-        while self.world.later:
-            self.world.step()
+        for arrive in self.world.strays:
+            arrive()
         left = [key for kept in self.world.workers.values() for key in kept.vault.keys]
         if left or not asked:
             self.violations.append(Violation("left", f"{left} in vaults"))

@@ -128,6 +128,7 @@ class World:
         #: What happens some time, in any order; and what comes when everything is over.
         self.later: list[Callable[[], None]] = []
         self.strays: list[Callable[[], None]] = []
+        self._casts: dict[str, list] = {}
         self.desk = CheckpointDesk(self, self.workers)
         self.desk.begin(FIT, "client")
         self.board: Board | None = None
@@ -165,14 +166,23 @@ class World:
             self.newest = (key.run_id, key.clock)
 
     def send_all(self, clients, messages) -> None:
-        """As Dask's scheduler: one message to each worker."""
+        """As Dask's scheduler: one message to each worker, all of whose messages come in order."""
         for address, (message,) in messages.items():
-            self.later.append(partial(self._hear, address, message))
+            self._casts.setdefault(address, []).append(message)
+            self.later.append(partial(self._hear_next, address))
 
-    def _hear(self, address: str, message) -> None:
-        if address in self.workers:
-            wanted = (message[name] for name in ("fit_id", "run_id", "clock"))
-            self.workers[address].vault.keep_only(*wanted)
+    def hear_all(self) -> None:
+        """Deliver what the scheduler has sent: the word that a rank begins comes after it."""
+        for address, messages in self._casts.items():
+            for _ in list(messages):
+                self._hear_next(address)
+
+    def _hear_next(self, address: str) -> None:
+        if self._casts[address]:
+            message = self._casts[address].pop(0)
+            if address in self.workers:
+                wanted = (message[name] for name in ("fit_id", "run_id", "clock"))
+                self.workers[address].vault.keep_only(*wanted)
 
     def _call(self, sender: str, address: str, operation: str, message):
         if operation == "petuum_kept":
@@ -402,6 +412,7 @@ class RecoverySimulation(Simulation):
         self.epoch += 1
         self._saved = manifest
         self._dead: list[str] = []
+        world.hear_all()
         there = list(world.workers)
         self.addresses = rng.sample(there, min(len(there), self.MOST_RANKS, rng.randint(2, 9)))
         self.n_ranks = n_ranks = len(self.addresses)

@@ -30,7 +30,8 @@ N_WORKERS = 4
 MAX_CLOCKS = 20_000
 #: Clocks that a fit goes on when the others are gone.
 MORE_CLOCKS = 10
-N_PARTITIONS = {"more": 6, "fewer": 3}
+#: Of the two fits that go on: more and fewer than there are workers.
+N_PARTITIONS = (6, 3)
 
 FIT = """
 import sys
@@ -45,13 +46,14 @@ from dask_petuum.runtime.job import RunOptions
 
 
 def tell(record):
-    print(record["clock"], flush=True)
+    if record["clock"] == 5:
+        print("fitting", flush=True)
     return False
 
 
 if __name__ == "__main__":
     with Client({address!r}) as client, ClusterJob(client, data(6), dtype="float64") as job:
-        options = RunOptions(max_clocks={max_clocks}, monitor=tell, save_clocks=20)
+        options = RunOptions(max_clocks={max_clocks}, monitor=tell, save_clocks=500)
         result = job.run(LeastSquares(5, 400), options)
         print("stopped by", result.stopped_by, flush=True)
 """
@@ -76,7 +78,7 @@ class Process:
     """A fit in a process of its own, without an end."""
 
     def __init__(self, address, script):
-        script.write_text(FIT.format(path=sys.path, address=address, max_clocks=10 * MAX_CLOCKS))
+        script.write_text(FIT.format(path=sys.path, address=address, max_clocks=MAX_CLOCKS))
         self.process = subprocess.Popen(
             [sys.executable, str(script)],
             stdout=subprocess.PIPE,
@@ -85,12 +87,12 @@ class Process:
             start_new_session=True,
         )
 
-    def wait_for_clock(self, clock):
-        """Read what it prints until it has ended some clocks."""
-        for line in self.process.stdout:
-            if int(line) >= clock:
-                return
-        raise AssertionError(self.process.stderr.read())
+    def wait_until_it_fits(self):
+        """Read what it prints."""
+        line = self.process.stdout.readline()
+        if line != "fitting\n":
+            self.process.kill()
+            raise AssertionError(f"{line!r}: {self.process.stderr.read()}")
 
     def end(self, number):
         """Send a signal; return the exit status and what was printed last."""
@@ -115,7 +117,7 @@ def fit(address, n_partitions, others_are_gone):
         Client(address, set_as_default=False) as client,
         ClusterJob(client, data(n_partitions), dtype="float64") as job,
     ):
-        options = RunOptions(max_clocks=MAX_CLOCKS, monitor=monitor, save_clocks=20)
+        options = RunOptions(max_clocks=MAX_CLOCKS, monitor=monitor, save_clocks=500)
         return job.run(LeastSquares(5, 400), options)
 
 
@@ -143,20 +145,23 @@ def left_on_scheduler(dask_scheduler):
     return [*plugin._boards, *plugin._desk.fits]
 
 
-def wait_until_nothing_is_left(client, but=0):
-    """Poll, for a minute at most, until the runs that there are are no more than ``but``."""
-    until = time.monotonic() + PATIENCE
-    pause = threading.Event()
-    while True:
-        boards = client.run_on_scheduler(left_on_scheduler)
-        held = client.run(left_on_worker)
-        runs = {key for keys in held.values() for key in keys}
-        if not but and not boards and not runs:
-            return
-        if but and len(boards) <= 2 * but:
-            return
-        assert time.monotonic() < until, f"{boards} on the scheduler, {held} on the workers"
+def left(client):
+    """Names of runs and fits on the scheduler, and what workers hold of runs."""
+    on_workers = client.run(left_on_worker)
+    return client.run_on_scheduler(left_on_scheduler), [k for v in on_workers.values() for k in v]
+
+
+def wait_until(holds, client):
+    """Ask, for a minute at most, until something holds of what is left."""
+    until, pause = time.monotonic() + PATIENCE, threading.Event()
+    while not holds(*(found := left(client))):
+        assert time.monotonic() < until, found
         pause.wait(0.1)
+
+
+def runs_of(held):
+    """Runs of which workers hold anything but checkpoints."""
+    return {key for key in held if not key.startswith("PartKey")}
 
 
 def test_of_four_fits_one_is_killed_one_cancelled_and_two_do_not_notice(shared, tmp_path):
@@ -164,32 +169,32 @@ def test_of_four_fits_one_is_killed_one_cancelled_and_two_do_not_notice(shared, 
 
     address = shared.scheduler_address
     others_are_gone = threading.Event()
-    processes = [Process(address, tmp_path / f"{name}.py") for name in ("killed", "cancelled")]
-    killed, cancelled = processes
+    killed, cancelled = (
+        Process(address, tmp_path / name) for name in ("killed.py", "cancelled.py")
+    )
     try:
         with (
-            ThreadPoolExecutor(2) as threads,
             Client(address, set_as_default=False) as observer,
+            ThreadPoolExecutor(2) as threads,
         ):
-            fits = {
-                n: threads.submit(fit, address, n, others_are_gone) for n in N_PARTITIONS.values()
-            }
+            fits = {n: threads.submit(fit, address, n, others_are_gone) for n in N_PARTITIONS}
             try:
-                for process in processes:
-                    process.wait_for_clock(5)
-                assert len(observer.run_on_scheduler(left_on_scheduler)) == 2 * len(
-                    [*processes, *fits]
-                )
+                killed.wait_until_it_fits()
+                cancelled.wait_until_it_fits()
+                wait_until(lambda names, held: len(runs_of(held)) == 4, observer)
                 assert killed.end(signal.SIGKILL)[0] == -signal.SIGKILL
                 status, last, errors = cancelled.end(signal.SIGINT)
                 assert (status, last) == (0, ["stopped by interrupt"]), errors
-                wait_until_nothing_is_left(observer, but=len(fits))
+                # a run and its fit for each of the two that go on
+                wait_until(
+                    lambda names, held: len(names) == 4 and len(runs_of(held)) == 2, observer
+                )
             finally:
                 others_are_gone.set()
             for n, future in fits.items():
                 assert_as_alone(future.result(timeout=2 * PATIENCE), n)
-            wait_until_nothing_is_left(observer)
+            wait_until(lambda names, held: not names and not held, observer)
     finally:
-        for process in processes:
-            process.process.kill()
-            process.process.communicate(timeout=PATIENCE)
+        for process in (killed.process, cancelled.process):
+            process.kill()
+            process.communicate(timeout=PATIENCE)

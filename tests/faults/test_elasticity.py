@@ -8,6 +8,7 @@ as many clocks.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import dask
 import dask.array as da
@@ -66,8 +67,9 @@ def data(n_partitions=N_PARTITIONS):
 class Script:
     """A monitor that goes from act to act, each when the one before has been seen to work.
 
-    An act is a function that is called with the workers of the newest run's ranks after each clock;
-    True: it is over. After the last one the fit goes on for some clocks.
+    An act is a function that is called after each clock with the workers of the newest epoch's
+    ranks, and whether a checkpoint of that epoch is complete; it returns whether it is over. After
+    the last one the fit goes on for some clocks.
     """
 
     def __init__(self, client, *acts):
@@ -79,26 +81,26 @@ class Script:
         self.epochs: list[list[str]] = []
 
     def __call__(self, record):
-        ranks = self._client.run_on_scheduler(ranks_of_newest)
+        ranks, saved = self._client.run_on_scheduler(newest_epoch)
         if not self.epochs or self.epochs[-1] != ranks:
             self.epochs.append(ranks)
-        assert time.monotonic() < self._until, f"{self._acts} after clock {record['clock']}"
+        assert time.monotonic() < self._until, f"{len(self._acts)} acts left, {self.epochs}"
         if self._acts:
-            if self._acts[0](ranks):
+            if self._acts[0](ranks, saved):
                 del self._acts[0]
             return False
         self._left -= 1
         return self._left <= 0
 
 
-def ranks_of_newest(dask_scheduler):
-    boards = list(dask_scheduler.plugins["petuum"]._boards.values())
-    return list(boards[-1].addresses)
+def newest_epoch(dask_scheduler):
+    board = list(dask_scheduler.plugins["petuum"]._boards.values())[-1]
+    return list(board.addresses), board.saved_clock >= 0
 
 
 def run(client, script, dataset, consistency="bsp"):
     options = RunOptions(
-        max_clocks=MAX_CLOCKS, monitor=script, save_clocks=50, consistency=consistency
+        max_clocks=MAX_CLOCKS, monitor=script, save_clocks=200, consistency=consistency
     )
     with ClusterJob(client, dataset, dtype="float64") as job:
         return job.run(LeastSquares(5, 400), options)
@@ -117,49 +119,60 @@ def assert_as_undisturbed(result, dataset):
 
 
 def test_a_cluster_that_shrinks_to_one_worker_and_grows_again(elastic, client):
-    """From four to one, and back: each worker that joins is given partitions."""
+    """From four to one, one by one, and back at once: workers that join are given partitions."""
 
-    def shrink(ranks):
-        elastic.scale(1)
-        return True
+    def from_to(before, after):
+        def act(ranks, saved):
+            if len(ranks) != before or not saved:
+                return False
+            elastic.scale(after)
+            return True
 
-    def grow(ranks):
-        if len(ranks) > 1:
-            return False
-        elastic.scale(N_WORKERS)
-        return True
+        return act
 
-    script = Script(client, shrink, grow, lambda ranks: len(ranks) == N_WORKERS)
+    script = Script(
+        client,
+        from_to(4, 3),
+        from_to(3, 2),
+        from_to(2, 1),
+        from_to(1, 4),
+        lambda ranks, saved: len(ranks) == N_WORKERS,
+    )
     assert_as_undisturbed(run(client, script, data()), data())
     first, last = script.epochs[0], script.epochs[-1]
-    assert len(first) == len(last) == N_WORKERS
+    assert {len(ranks) for ranks in script.epochs} == {1, 2, 3, 4}
     assert len(set(first) & set(last)) == 1
-
-
-def test_a_fit_goes_on_without_a_worker_that_retires(elastic, client):
-    """Told by the client; the worker's rank goes to the others with what it has."""
-    futures = []
-
-    def retire(ranks):
-        futures.append(client.retire_workers([ranks[1]], sync=False) and ranks[1])
-        return True
-
-    def retired(ranks):
-        return futures[0] not in ranks
-
-    script = Script(client, retire, retired)
-    assert_as_undisturbed(run(client, script, data()), data())
-    assert len(script.epochs[-1]) == N_WORKERS - 1
 
 
 def test_adaptive_scaling_spares_workers_that_have_a_rank(elastic, client):
     """Two of four are idle for it, and it takes those; the fit does not move."""
-    with dask.config.set({"petuum.recovery.rebalance": False}):
-        adaptive = elastic.adapt(minimum=1, maximum=N_WORKERS, interval="100ms", wait_count=1)
-        try:
-            script = Script(client, lambda ranks: len(client.scheduler_info()["workers"]) == 2)
+    adaptive = elastic.adapt(minimum=1, maximum=N_WORKERS, interval="100ms", wait_count=1)
+    try:
+        with dask.config.set({"petuum.recovery.rebalance": False}):
+            script = Script(client, lambda ranks, saved: set(client.nthreads()) == set(ranks))
             result = run(client, script, data(2))
-        finally:
-            adaptive.stop()
+    finally:
+        adaptive.stop()
     assert_as_undisturbed(result, data(2))
     assert len(script.epochs) == 1
+    assert len(script.epochs[0]) == 2
+
+
+def test_a_fit_goes_on_without_a_worker_that_retires(client):
+    """Its rank goes to the others with what it has. The last test: a cluster expects it back."""
+    asked = []
+
+    with ThreadPoolExecutor(1) as thread:
+
+        def retire(ranks, saved):
+            if saved:
+                asked.append((ranks[1], thread.submit(client.retire_workers, [ranks[1]])))
+            return saved
+
+        def has_left(ranks, saved):
+            return asked[0][0] not in ranks
+
+        script = Script(client, retire, has_left)
+        assert_as_undisturbed(run(client, script, data()), data())
+        assert list(asked[0][1].result(timeout=PATIENCE)) == [asked[0][0]]
+    assert len(script.epochs[-1]) == N_WORKERS - 1

@@ -1,14 +1,17 @@
-"""Which checkpoint a fit goes on from, by what the scheduler tells: without a cluster."""
+"""Which checkpoint a fit goes on from, and when a part may lack a copy: without a cluster."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from dask_petuum.checkpoint.saved import Manifest, SavedPart
-from dask_petuum.exceptions import CheckpointError, RankLostError
+from dask_petuum.checkpoint.vault import PartKey, Vault
+from dask_petuum.exceptions import CheckpointError, RankLostError, TransportError
 from dask_petuum.runtime.cluster_fit import ClusterFit
+from dask_petuum.runtime.kept_parts import _Keeper
 from dask_petuum.runtime.spec import Keeping
 
 ERROR = RankLostError("rank 1 was lost")
@@ -70,3 +73,19 @@ def test_a_lone_worker_is_said_to_be_one():
     assert Keeping("fit").is_lone
     assert not Keeping("fit", ("b", "a")).is_lone
     assert not Keeping("fit", url="memory://somewhere").is_lone
+
+
+@pytest.mark.parametrize("error", [TransportError("b is gone"), CheckpointError("b is full")])
+def test_only_a_single_rank_does_without_a_copy(error):
+    """The worker that has it has no rank, and may leave; among several ranks the run is lost."""
+
+    def fail(address, key, arrays):
+        raise error
+
+    kept = SimpleNamespace(address="a", vault=Vault(), copy_to=fail)
+    key, part = PartKey("fit", "run", 5, 0), SavedPart(0, {})
+    saved = _Keeper(kept, Keeping("fit", ("b",)), 0).keep(key, part, {"run/0/x": np.ones(3)})
+    assert saved.holders == ("a",)
+    assert kept.vault.keys == [key]
+    with pytest.raises(type(error)):
+        _Keeper(kept, Keeping("fit", ("b", "a")), 0).keep(key, part, {})

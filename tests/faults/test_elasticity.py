@@ -102,7 +102,10 @@ def run(client, script, dataset, consistency="bsp"):
     options = RunOptions(
         max_clocks=MAX_CLOCKS, monitor=script, save_clocks=200, consistency=consistency
     )
-    with ClusterJob(client, dataset, dtype="float64") as job:
+    with (
+        dask.config.set({"petuum.recovery.wait": "1s"}),  # those that were scaled away stay away
+        ClusterJob(client, dataset, dtype="float64") as job,
+    ):
         return job.run(LeastSquares(5, 400), options)
 
 

@@ -88,7 +88,11 @@ class Cores:
         own_by_network: bool = False,
         memory: Memory | None = None,
         joins: bool = False,
+        run_id: str = "run",
+        epoch: int = 0,
+        first_clock: int = 0,
     ) -> None:
+        self.run_id = run_id
         #: Whether a push and a pull to one owner go in one message.
         self.joins = joins
         layout = plan_layout(specs, n_ranks)
@@ -106,12 +110,15 @@ class Cores:
         #: Copies of shards that were made at cuts.
         self.cuts: list[Cut] = []
         for p in range(n_ranks):
-            identity = Identity("run", p, n_ranks)
+            identity = Identity(run_id, p, n_ranks, epoch)
             ordered = consistency.ordered
-            self.owners.append(Owner(identity, specs, layout, ordered=ordered, empty=empty))
-            self.ranks.append(RankCore(identity, specs, layout, consistency, empty))
+            owner = Owner(
+                identity, specs, layout, ordered=ordered, empty=empty, first_clock=first_clock
+            )
+            self.owners.append(owner)
+            self.ranks.append(RankCore(identity, specs, layout, consistency, empty, first_clock))
             network.serve(p, partial(self._serve, p))
-        self._transports = [network.connect(p) for p in range(n_ranks)]
+        self.transports = [network.connect(p) for p in range(n_ranks)]
 
     def open_view(self, p: int, table: str, rows, read_my_writes: bool) -> StoreView:
         """Declare rows; not to be used before ``opening`` is empty."""
@@ -131,6 +138,10 @@ class Cores:
         for effect in _joined(effects) if self.joins else effects:
             self._call(p, effect)
 
+    def on_cut(self, p: int, cut: Cut) -> None:
+        """Take an owner's copy of its shard."""
+        self.cuts.append(cut)
+
     def table(self, spec: TableSpec) -> np.ndarray:
         """A table as its owners hold it; -99 where nobody does, or two do."""
         values = np.full(spec.shape, -99.0)
@@ -145,7 +156,7 @@ class Cores:
 
     def _call(self, p: int, effect) -> None:
         message = effect.message if self._memory is None else self._memory.lend(effect.message)
-        self._transports[p].call(
+        self.transports[p].call(
             effect.owner, OPERATIONS[type(effect)], message, partial(self._hear, p, effect)
         )
 
@@ -180,7 +191,8 @@ class Cores:
             answer = self._keeping(p, operation, message, answer)
         if operation == "push":
             reply, releases = owner.push(message)
-            self.cuts += owner.take_cuts()
+            for cut in owner.take_cuts():
+                self.on_cut(p, cut)
             answer(reply)
         else:
             releases = getattr(owner, operation)(message, answer)
@@ -226,12 +238,17 @@ class Simulation:
     ``model`` fixes the consistency model; the rest is drawn from the seed.
     """
 
+    #: Fewest and most clocks of a run.
+    CLOCKS = (2, 5)
+
     def __init__(self, seed: int, model: str | None = None) -> None:
         self.random = rng = random.Random(seed)
         self.events: list[Event] = []
         self.violations: list[Violation] = []
         self.n_ranks = rng.choice((1, 2, 2, 3, 3, 4, 5))
-        self.n_clocks = rng.randint(2, 5)
+        #: Ranks that a row has room for.
+        self.n_columns = self._n_columns()
+        self.n_clocks = rng.randint(*self.CLOCKS)
         self.consistency = self._draw_consistency(model or rng.choice(MODELS))
         self.specs = [self._draw_table(i, seed) for i in range(rng.choice((1, 1, 1, 2, 3)))]
         self.base = {s.name: initial_rows(s, 0, s.n_rows) for s in self.specs}
@@ -243,25 +260,33 @@ class Simulation:
             slow=rng.choice((0, 0.15)),
         )
         self.network = MemoryNetwork(seed, faults)
-        own_by_network = rng.random() < 0.3
-        memory = Memory(2**18) if rng.random() < 0.3 else None
-        joins = rng.random() < 0.5
+        self.own_by_network = rng.random() < 0.3
+        self.memory = Memory(2**18) if rng.random() < 0.3 else None
+        self.joins = rng.random() < 0.5
+        self.ranks: list[Rank] = []
+        self._begin()
+        self.share = rng.choice((0.3, 0.6, 0.85))
+        #: Clocks before which a checkpoint lies.
+        self.cut_clocks = {c for c in range(1, self.n_clocks) if rng.random() < 0.25}
+
+    def _n_columns(self) -> int:
+        return self.n_ranks
+
+    def _begin(self) -> None:
+        """Make the owners and the ranks."""
         self.cores = Cores(
             self.n_ranks,
             self.specs,
             self.consistency,
             self.network,
-            own_by_network,
-            memory,
-            joins,
+            self.own_by_network,
+            self.memory,
+            self.joins,
         )
-        self.ranks: list[Rank] = []
+        rng = self.random
         for core in self.cores.ranks:
             n_clocks = self.n_clocks if rng.random() < 0.8 else rng.randint(1, self.n_clocks)
             self.ranks.append(Rank(core, n_clocks, rng.choice((0.2, 1, 1))))
-        self.share = rng.choice((0.3, 0.6, 0.85))
-        #: Clocks before which a checkpoint lies.
-        self.cut_clocks = {c for c in range(1, self.n_clocks) if rng.random() < 0.25}
 
     def _draw_consistency(self, model: str) -> Consistency:
         if model in ("bsp", "asp"):
@@ -272,7 +297,7 @@ class Simulation:
 
     def _draw_table(self, index: int, seed: int) -> TableSpec:
         rng = self.random
-        shape = (rng.choice((1, 2, 3, 5, 8)), self.n_ranks * self.n_clocks)
+        shape = (rng.choice((1, 2, 3, 5, 8)), self.n_columns * self.n_clocks)
         init: object = rng.choice((0, 3))
         if rng.random() < 0.3:
             init = np.random.default_rng(seed).integers(0, 4, shape)
@@ -299,7 +324,7 @@ class Simulation:
                 self._advance(self.random.choices(runnable, weights)[0])
         self._check_end()
         n_rows = {spec.name: spec.n_rows for spec in self.specs}
-        found = check(self.events, self.n_ranks, self.n_clocks, n_rows, one_order=True)
+        found = check(self.events, self.n_columns, self.n_clocks, n_rows, one_order=True)
         return self.violations + found
 
     def _runnable(self, p: int) -> bool:
@@ -357,7 +382,7 @@ class Simulation:
         values = view.values.toarray() if view.spec.sparse else view.values
         with np.errstate(all="ignore"):  # what was overwritten may be no number at all
             values = (values - self.base[view.spec.name][rows]).astype(np.int64)
-        values = values.reshape(len(rows), self.n_ranks, self.n_clocks)
+        values = values.reshape(len(rows), self.n_columns, self.n_clocks)
         bound = 0 if number < self.ranks[p].complete else self._bound(view)
         self.events.append(
             Read(
@@ -388,7 +413,7 @@ class Simulation:
         at = None if rng.random() < 0.5 else sorted(rng.sample(range(n), rng.randint(0, n)))
         n_changed = n if at is None else len(at)
         amounts = np.array([rng.choice((0, 1, 1, 2)) for _ in range(n_changed)], dtype=np.int64)
-        delta = np.zeros((n_changed, self.n_ranks, self.n_clocks), dtype=view.spec.dtype)
+        delta = np.zeros((n_changed, self.n_columns, self.n_clocks), dtype=view.spec.dtype)
         delta[:, p, rank.core.clock] = amounts
         delta = delta.reshape(n_changed, view.shape[1])
         where = np.arange(n) if at is None else np.array(at, dtype=np.int64)
@@ -416,10 +441,13 @@ class Simulation:
         self.events.append(End(p, core.clock + 1, bound, last))
         barrier = core.clock in self.barriers
         rank.complete = len(rank.views) if barrier else 0
-        if core.clock in self.cut_clocks:
-            core.cut()
+        self._mark(core)
         self.cores.send(p, core.end_clock(last=last, barrier=barrier))
         rank.state = "done" if last else "waiting"
+
+    def _mark(self, core: RankCore) -> None:
+        if core.clock in self.cut_clocks:
+            core.cut()
 
     def _check_end(self) -> None:
         states = Counter(rank.state for rank in self.ranks)
@@ -434,7 +462,7 @@ class Simulation:
             if owner.fresh != FINISHED:
                 self.violations.append(Violation("hang", f"not finished: {owner}"))
         for spec in self.specs:
-            shape = (spec.n_rows, self.n_ranks, self.n_clocks)
+            shape = (spec.n_rows, self.n_columns, self.n_clocks)
             with np.errstate(all="ignore"):
                 values = (self.cores.table(spec) - self.base[spec.name]).astype(np.int64)
             self.events.append(Final(spec.name, values.reshape(shape)))
@@ -448,12 +476,15 @@ class Simulation:
         if found != dict.fromkeys(expected_cuts, self.n_ranks):
             self.violations.append(Violation("cuts", f"{found} of {expected_cuts}"))
         for cut in self.cores.cuts:
-            for name, start, block in cut.blocks:
-                rows = slice(start, start + block.shape[0])
-                with np.errstate(all="ignore"):
-                    values = (self._dense(name, block) - self.base[name][rows]).astype(np.int64)
-                if not np.array_equal(values, self._issued_before(cut.clock, name)[rows]):
-                    self.violations.append(Violation("cut", f"{name} at {cut.clock}"))
+            self._check_cut(cut)
+
+    def _check_cut(self, cut: Cut) -> None:
+        for name, start, block in cut.blocks:
+            rows = slice(start, start + block.shape[0])
+            with np.errstate(all="ignore"):
+                values = (self._dense(name, block) - self.base[name][rows]).astype(np.int64)
+            if not np.array_equal(values, self._issued_before(cut.clock, name)[rows]):
+                self.violations.append(Violation("cut", f"{name} at {cut.clock}"))
 
     def _dense(self, name: str, block) -> np.ndarray:
         spec = next(spec for spec in self.specs if spec.name == name)
@@ -461,7 +492,7 @@ class Simulation:
 
     def _issued_before(self, clock: int, name: str) -> np.ndarray:
         """What a table gained by the increments of the clocks before one."""
-        gained = np.zeros((len(self.base[name]), self.n_ranks, self.n_clocks), dtype=np.int64)
+        gained = np.zeros((len(self.base[name]), self.n_columns, self.n_clocks), dtype=np.int64)
         for event in self.events:
             if isinstance(event, Inc) and event.table == name and event.clock < clock:
                 np.add.at(gained[:, event.rank, event.clock], event.rows, event.amounts)

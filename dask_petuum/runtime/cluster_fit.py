@@ -118,6 +118,9 @@ class ClusterFit:
         """Run one epoch."""
         addresses = self._partitions.addresses
         seconds, clocks = config.save_seconds(), config.save_clocks(self._options.save_clocks)
+        keeping = self._keeping(addresses, saves=seconds is not None or clocks is not None)
+        if keeping is not None and keeping.is_lone:
+            seconds = clocks = None  # lost with the worker: only for those that join, when they do
         plan = LoopPlan(
             self._options.max_clocks,
             self._consistency.high,
@@ -128,7 +131,6 @@ class ClusterFit:
         )
         hidden = hidden_tables(self._program, plan)
         tables = (*self._program.tables(), *hidden)
-        keeping = self._keeping(addresses, saves=seconds is not None or clocks is not None)
         membership = Membership(self._partitions, keeping is not None)
         spec = RunSpec(
             f"{self._fit_id}.{self._epoch}",
@@ -166,8 +168,6 @@ class ClusterFit:
         buddies = tuple(ring[(rank + 1) % len(ring)] for rank in range(len(addresses)))
         if len(ring) == 1:
             buddies = ()
-            if self._checkpoints.url is None:
-                return None  # a copy on the only worker would be lost with it
         url, identity = self._checkpoints.url, self._checkpoints.identity
         return Keeping(self._fit_id, buddies, url, identity)
 
@@ -229,6 +229,8 @@ class ClusterFit:
             return within_reach
         if self._checkpoints.url:
             return self._saved_in_files()
+        if len(manifest.parts) == 1 and len(manifest.parts[0].holders) == 1:
+            return None  # there was one worker only, and nothing was to be had of its loss
         kept = {part.rank: " and ".join(part.holders) for part in manifest.parts}
         parts = ", ".join(f"{part.rank} ({kept[part.rank]})" for part in lost)
         raise RankLostError(

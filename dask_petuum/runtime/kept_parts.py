@@ -7,6 +7,7 @@ handlers on the event loop.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,6 +26,8 @@ from dask_petuum.transport.dask_comms import Node
 from dask_petuum.transport.wire import pack
 
 __all__ = ["KeptParts"]
+
+logger = logging.getLogger(__name__)
 
 Ask = Callable[..., Mapping[str, Any]]
 Wait = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -166,11 +169,23 @@ class _Keeper:
         """Copy and write."""
         self._kept.vault.put(key, arrays)
         holders = [self._kept.address]
-        if self._buddy:
-            self._kept.copy_to(self._buddy, key, arrays)
+        if self._buddy and self._copied(key, arrays):
             holders.append(self._buddy)
         file = None if self._folder is None else self._folder.write_part(key, arrays)
         return replace(part, holders=tuple(holders), file=file)
+
+    def _copied(self, key: PartKey, arrays: Mapping[str, Array]) -> bool:
+        """Copy a part. The buddy of a single rank has none of its own, and may leave at any time:
+        the run goes on then, and what it keeps has no copy.
+        """
+        try:
+            self._kept.copy_to(self._buddy, key, arrays)
+        except (CheckpointError, TransportError) as error:
+            if len(self._keeping.buddies) > 1:
+                raise
+            logger.warning("Checkpoint at clock %d has no copy: %s", key.clock, error)
+            return False
+        return True
 
     def report(self, key: PartKey, part: SavedPart) -> None:
         """Tell the scheduler; rank 0 then writes the manifest, when all parts are there."""

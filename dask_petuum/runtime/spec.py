@@ -37,6 +37,11 @@ class Keeping:
     url: str | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_lone(self) -> bool:
+        """Whether what is kept would be lost with the worker that it is of."""
+        return not self.buddies and self.url is None
+
 
 @dataclass(frozen=True)
 class RunSpec:

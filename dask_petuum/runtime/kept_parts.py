@@ -7,6 +7,7 @@ handlers on the event loop.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,6 +26,8 @@ from dask_petuum.transport.dask_comms import Node
 from dask_petuum.transport.wire import pack
 
 __all__ = ["KeptParts"]
+
+logger = logging.getLogger(__name__)
 
 Ask = Callable[..., Mapping[str, Any]]
 Wait = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -147,7 +150,12 @@ class KeptParts:
         return array
 
     def _call(self, address: str, operation: str, message: Any) -> Mapping[str, Any]:
-        reply: Mapping[str, Any] = self._wait(self._node.call(address, operation, message))
+        """Call another worker; once more where a connection breaks: pieces may come twice."""
+        try:
+            reply: Mapping[str, Any] = self._wait(self._node.call(address, operation, message))
+        except TransportError as error:
+            logger.info("%s is sent again: %s", operation, error)
+            reply = self._wait(self._node.call(address, operation, message))
         if reply["status"] != "OK":
             raise CheckpointError(f"{address} answered {reply['status']!r}: {reply.get('text')}")
         return reply

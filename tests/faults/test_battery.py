@@ -24,8 +24,10 @@ from dask_petuum.algorithms.kmeans import KMeans
 from dask_petuum.algorithms.matrix_factorization import MatrixFactorization
 from dask_petuum.algorithms.softmax_regression import SoftmaxRegression
 from dask_petuum.data import open_dataset
+from dask_petuum.exceptions import RankLostError
 from dask_petuum.runtime.arm import cluster_versions
 from dask_petuum.runtime.checkpoints import Place
+from dask_petuum.runtime.cluster_data import scatter_to
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.options import RunOptions
 from dask_petuum.runtime.version import version
@@ -81,6 +83,18 @@ def test_a_worker_that_dies_unnoticed_does_not_spoil_the_arming_of_others(crew):
     crew.kill(dead)
     found = cluster_versions(crew.client)
     assert {found[address] for address in [*alive, "scheduler"]} == {version()}
+    crew.assert_free()
+
+
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_data_for_a_worker_that_is_gone_are_a_loss(crew, is_noticed):
+    crew.refill()
+    dead = crew.addresses[0]
+    crew.kill(dead)
+    if is_noticed:
+        crew.wait_for(lambda: dead not in crew.addresses, "loss")
+    with pytest.raises(RankLostError, match="could not be sent to worker"):
+        scatter_to(crew.client, np.zeros(3), dead)
     crew.assert_free()
 
 

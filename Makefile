@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo demo-cluster test lint bench docs clean
+.PHONY: help demo demo-cluster test soak lint bench docs clean
 
 help:
 	@echo "make demo          topics in the documentation of scientific Python, on this machine"
 	@echo "make demo-cluster  the same on a Dask cluster of two worker processes"
 	@echo "make test          all tests"
+	@echo "make soak          random faults for MINUTES=60, with a report in benchmarks/results"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         all benchmarks beside their peers, as one table (QUICK=1: small ones)"
 	@echo "make docs          the documentation, in docs/_build/html"
@@ -22,6 +23,10 @@ demo-cluster: $(VENV)/.has-demo
 
 test: $(VENV)/.has-test
 	$(BIN)/python -m pytest
+
+MINUTES ?= 60
+soak: $(VENV)/.has-test
+	PYTHONPATH=. $(BIN)/python tests/faults/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.has-test
 	$(BIN)/ruff check .

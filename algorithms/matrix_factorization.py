@@ -30,7 +30,7 @@ from .inputs import check_number
 from .mf_extend import extend_model
 from .mf_fit import run_fit
 from .mf_model import Model, best, predict_pairs
-from .mf_ratings import Columns, check_piece, columns_of, open_ratings, places
+from .mf_ratings import Columns, check_piece, columns_of, one_id, open_ratings, places
 
 __all__ = ["MatrixFactorization"]
 
@@ -300,7 +300,7 @@ class MatrixFactorization(PetuumEstimator):
         """
         check_is_fitted(self, "user_factors_")
         check_number("n", n, Integral, 1)
-        place = int(places(_one(user), self.users_)[0])
+        place = int(places(one_id(user), self.users_)[0])
         scores = self.mean_ + self.item_bias_
         seen = np.empty(0, np.int64)
         if place >= 0:
@@ -326,7 +326,7 @@ class MatrixFactorization(PetuumEstimator):
         """
         check_is_fitted(self, "user_factors_")
         check_number("n", n, Integral, 1)
-        place = int(places(_one(item), self.items_)[0])
+        place = int(places(one_id(item), self.items_)[0])
         if place < 0:
             raise ValueError(f"item {item!r} is unknown: it was in none of the ratings of fit")
         norms = np.linalg.norm(self.item_factors_, axis=1)
@@ -392,13 +392,3 @@ class _Shared:
         import pandas as pd
 
         return pd.Series(self(frame), index=frame.index, name="prediction")
-
-
-def _one(key: Any) -> NDArray[Any]:
-    """One id as an array of ids."""
-    kind = np.asarray(key)
-    if kind.ndim == 0 and kind.dtype != object:
-        return kind.reshape(1)
-    out = np.empty(1, object)
-    out[0] = key
-    return out

@@ -22,6 +22,7 @@ __all__ = [
     "check_piece",
     "columns_of",
     "number_ids",
+    "one_id",
     "open_ratings",
     "places",
 ]
@@ -242,3 +243,13 @@ def _expected(got: str, n_columns: int) -> str:
         f"X must be a scipy.sparse matrix, or {n_columns} columns: {names} "
         f"(array, tuple of columns or DataFrame); got {got}"
     )
+
+
+def one_id(key: Any) -> NDArray[Any]:
+    """One id as an array of ids."""
+    kind = np.asarray(key)
+    if kind.ndim == 0 and kind.dtype != object:
+        return kind.reshape(1)
+    out = np.empty(1, object)
+    out[0] = key
+    return out

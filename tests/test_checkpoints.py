@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -153,6 +154,9 @@ def test_a_vault_puts_pieces_together_whatever_their_order():
         {"shape": ["2", 4]},
         {"dtype": "O"},
         {"dtype": "no type"},
+        {"dtype": "f8,"},
+        {"shape": [2**40], "dtype": "<f8"},
+        {"shape": [0, 2**62], "piece": np.zeros(0, np.uint8)},
         {"clock": "3"},
         {"name": None},
     ],
@@ -162,6 +166,15 @@ def test_a_vault_refuses_a_piece_that_cannot_be_one(fields):
     with pytest.raises(ProtocolError):
         vault.add_piece(message(**fields))
     assert vault.keys == []
+
+
+def test_a_vault_is_full_at_some_time():
+    vault = Vault(limit=100)
+    for clock in range(3):
+        vault.add_piece(message(clock=clock))
+    with pytest.raises(ProtocolError, match="96 bytes of checkpoints are kept here, 100 are"):
+        vault.add_piece(message(clock=3))
+    vault.add_piece(message(clock=2))
 
 
 def test_a_vault_keeps_what_is_asked_for():
@@ -188,7 +201,8 @@ def test_a_checkpoint_counts_when_all_parts_are_there():
     ledger.begin("fit", "client")
 
     def add(rank, clock, run="r0"):
-        return ledger.add("fit", {"rank": rank}, run_id=run, clock=clock, n=2)
+        part = asdict(SavedPart(rank, {}, ("tcp://a",)))
+        return ledger.add("fit", part, run_id=run, clock=clock, n=2)
 
     assert not add(1, 5)
     assert ledger.newest("fit") is None
@@ -208,6 +222,27 @@ def test_a_checkpoint_counts_when_all_parts_are_there():
     assert ledger.forget("fit")
     assert not ledger.forget("fit")
     assert not add(0, 9)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rank": 2},
+        {"rank": -1},
+        {"rank": "0"},
+        {"arrays": None},
+        {"arrays": {"state": {"shape": [1], "dtype": "<i4", "digest": ""}}},
+        {"arrays": {"a/0/b": {"shape": [1], "dtype": "O", "digest": ""}}},
+        {"holders": [5]},
+    ],
+)
+def test_what_is_no_part_of_a_checkpoint_does_not_count_as_one(fields):
+    ledger = Ledger()
+    ledger.begin("fit", "client")
+    part = {**asdict(SavedPart(0, {})), **fields}
+    with pytest.raises(CheckpointError):
+        ledger.add("fit", part, run_id="r", clock=1, n=2)
+    assert not ledger.add("fit", asdict(SavedPart(1, {})), run_id="r", clock=1, n=2)
 
 
 # Files

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dask_petuum.checkpoint.saved import SavedPart
+from dask_petuum.exceptions import CheckpointError
+
 __all__ = ["Ledger"]
 
 
@@ -43,12 +46,21 @@ class Ledger:
         self._fits.setdefault(fit_id, _Fit(client))
 
     def add(self, fit_id: str, part: Mapping[str, Any], *, run_id: str, clock: int, n: int) -> bool:
-        """Note a rank's part of a checkpoint; True if that is its last one (of n)."""
+        """Note a rank's part of a checkpoint; True if that is its last one (of n).
+
+        Raises
+        ------
+        CheckpointError
+            For what is not a part of one of n ranks.
+        """
         fit = self._fits.get(fit_id)
         if fit is None or self.is_complete(fit_id, run_id, clock):
             return False
+        rank = SavedPart.from_dict(part).rank
+        if rank >= n:
+            raise CheckpointError(f"rank {rank} of {n} cannot save a part")
         parts = fit.under_way.setdefault((run_id, clock), {})
-        parts[part["rank"]] = dict(part)
+        parts[rank] = dict(part)
         if len(parts) < n:
             return False
         ordered = [parts[rank] for rank in sorted(parts)]

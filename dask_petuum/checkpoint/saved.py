@@ -73,6 +73,20 @@ class SavedPart:
     holders: tuple[str, ...] = ()
     file: str | None = None
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SavedPart:
+        """Read plain data.
+
+        Raises
+        ------
+        CheckpointError
+            Where it is not a part.
+        """
+        try:
+            return _part(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"this is not a part of a checkpoint: {error!r}") from error
+
 
 @dataclass(frozen=True)
 class Manifest:

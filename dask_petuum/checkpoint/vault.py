@@ -6,6 +6,7 @@ store's. What is kept belongs to a fit and outlives its epochs; the scheduler sa
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -50,11 +51,18 @@ class PartKey(NamedTuple):
 
 
 class Vault:
-    """Parts of checkpoints, by key; safe to call from any thread."""
+    """Parts of checkpoints, by key; safe to call from any thread.
+
+    Parameters
+    ----------
+    limit
+        Bytes that copies of others' parts may take; None: what the host has.
+    """
 
     # The mutable state is `_parts` and `_forgotten`, under the lock.
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = _bytes_of_host() if limit is None else limit
         self._lock = threading.Lock()
         self._parts: dict[PartKey, dict[str, Array]] = {}
         #: Fits that are over: a part of one that comes late is not kept.
@@ -109,10 +117,11 @@ class Vault:
         with self._lock:
             if key.fit_id in self._forgotten:
                 raise ProtocolError(f"fit {key.fit_id} is over")
-            part = self._parts.setdefault(key, {})
+            part = self._parts.get(key, {})
             array = part.get(name)
             if array is None:
-                array = part[name] = np.empty(shape, dtype)
+                array = self._room_for(shape, dtype)
+                self._parts.setdefault(key, part)[name] = array
         if array.shape != shape or array.dtype != dtype:
             raise ProtocolError(f"{name!r} of {key} is {array.shape} {array.dtype} here")
         if piece.size:
@@ -133,13 +142,31 @@ class Vault:
                 if key.fit_id in fit_ids:
                     del self._parts[key]
 
+    def _room_for(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Make an array, where there is room; the lock is held."""
+        kept = sum(a.nbytes for arrays in self._parts.values() for a in arrays.values())
+        wanted = _n_bytes(shape, dtype)
+        if kept + wanted > self._limit:
+            raise ProtocolError(
+                f"an array of {wanted} bytes is not taken: {kept} bytes of checkpoints are kept "
+                f"here, {self._limit} are the limit"
+            )
+        try:
+            return np.empty(shape, dtype)
+        except (MemoryError, ValueError) as error:
+            raise ProtocolError(f"an array of shape {shape} is not taken: {error}") from error
+
+
+def _bytes_of_host() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
 
 def _checked_form(message: Mapping[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     sizes = field_of(message, "shape", (list, tuple))
     shape = tuple(number_of({"shape": size}, "shape") for size in sizes)
     try:
         dtype = np.dtype(field_of(message, "dtype", str))
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError) as error:
         raise ProtocolError(f"there is no type {message['dtype']!r}") from error
     if dtype.kind not in KINDS:
         raise ProtocolError(f"an array of {dtype} is not taken")

@@ -85,9 +85,12 @@ def disarm(client: Client) -> None:
 
 
 def cluster_versions(client: Client) -> dict[str, str | None]:
-    """Version of dask_petuum on the scheduler and on each worker; None where it is missing."""
+    """Version of dask_petuum on the scheduler and on each worker; None where it is missing.
+
+    A worker that is lost meanwhile is left out.
+    """
     probe = _probe()
-    versions: dict[str, str | None] = dict(client.run(probe))
+    versions: dict[str, str | None] = dict(client.run(probe, on_error="ignore"))
     versions["scheduler"] = client.run_on_scheduler(probe)
     return versions
 

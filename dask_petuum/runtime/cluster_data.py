@@ -16,7 +16,7 @@ from dask_petuum.exceptions import RankLostError
 from dask_petuum.runtime.cluster_tasks import wait_pinned
 from dask_petuum.runtime.placement import place_partitions
 
-__all__ = ["homes_of", "on_ranks", "put_pieces"]
+__all__ = ["homes_of", "on_ranks", "put_pieces", "scatter_to"]
 
 
 def put_pieces(client: Client, pieces: Sequence[Any], addresses: Sequence[str]) -> list[Future]:
@@ -40,10 +40,25 @@ def put_pieces(client: Client, pieces: Sequence[Any], addresses: Sequence[str]) 
             futures[index] = piece
         elif index not in futures:
             home = addresses[index * len(addresses) // len(pieces)]
-            futures[index] = client.scatter([piece], workers=[home], hash=False)[0]
+            futures[index] = scatter_to(client, piece, home)
     placed = [futures[index] for index in range(len(pieces))]
     wait_pinned(client, placed, addresses)
     return placed
+
+
+def scatter_to(client: Client, piece: Any, address: str) -> Future:
+    """Send a piece of this process to a worker.
+
+    Raises
+    ------
+    RankLostError
+        Where the worker is gone, whether or not the scheduler knows it yet.
+    """
+    try:
+        sent: Future = client.scatter([piece], workers=[address], hash=False)[0]
+    except (OSError, KeyError) as error:  # the latter is how Dask names a worker that is gone
+        raise RankLostError(f"data could not be sent to worker {address}: {error!r}") from error
+    return sent
 
 
 def homes_of(

@@ -17,7 +17,7 @@ from distributed import Client, Future
 from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
 from dask_petuum.exceptions import RankLostError, RunError
 from dask_petuum.runtime.arm import arm
-from dask_petuum.runtime.cluster_data import homes_of, put_pieces
+from dask_petuum.runtime.cluster_data import homes_of, put_pieces, scatter_to
 from dask_petuum.runtime.cluster_run import new_run_id
 from dask_petuum.runtime.cluster_tasks import gather_pinned, wait_pinned
 from dask_petuum.runtime.job import Check
@@ -172,8 +172,7 @@ class PlacedPartitions:
             return future
         if isinstance(given, Future):
             return given
-        scattered: Future = self._client.scatter([given], workers=[address], hash=False)[0]
-        return scattered
+        return scatter_to(self._client, given, address)
 
     def _make(self, index: int, piece: Future) -> Future:
         return self._submit(

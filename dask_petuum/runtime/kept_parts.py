@@ -150,7 +150,12 @@ class KeptParts:
         return array
 
     def _call(self, address: str, operation: str, message: Any) -> Mapping[str, Any]:
-        reply: Mapping[str, Any] = self._wait(self._node.call(address, operation, message))
+        """Call another worker; once more where a connection breaks: pieces may come twice."""
+        try:
+            reply: Mapping[str, Any] = self._wait(self._node.call(address, operation, message))
+        except TransportError as error:
+            logger.info("%s is sent again: %s", operation, error)
+            reply = self._wait(self._node.call(address, operation, message))
         if reply["status"] != "OK":
             raise CheckpointError(f"{address} answered {reply['status']!r}: {reply.get('text')}")
         return reply

@@ -17,6 +17,7 @@ from typing import Any
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from dask_petuum.exceptions import CheckpointError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board, Failure
 from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
@@ -205,8 +206,12 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Note a rank's part of a checkpoint; answered when the checkpoint is complete."""
         board = self._boards.get(run_id)
-        if board is not None and self._desk.add(fit_id, part, board, clock):
-            self._notify(run_id)
+        try:
+            if board is not None and self._desk.add(fit_id, part, board, clock):
+                self._notify(run_id)
+        except CheckpointError as error:
+            logger.warning("A part of a checkpoint of run %s is refused: %s", run_id, error)
+            return {"status": "refused", "text": str(error)}
         while not self._desk.is_complete(fit_id, run_id, clock):
             if board is None or board.failure is not None or run_id not in self._boards:
                 return {"status": "gone", "text": f"run {run_id} is over"}

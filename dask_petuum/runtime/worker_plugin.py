@@ -217,6 +217,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         try:
             return self.kept.take(message)
         except ProtocolError as error:
+            logger.warning("A piece of a checkpoint is refused: %s", error)
             return {"status": "refused", "text": str(error)}
 
     async def give_kept(self, message: Mapping[str, Any]) -> Any:
@@ -228,6 +229,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
 
     async def forget(self, fit_ids: Sequence[str]) -> dict[str, Any]:
         """Drop the checkpoints of fits."""
+        if not isinstance(fit_ids, (list, tuple)) or not all(isinstance(f, str) for f in fit_ids):
+            return {"status": "refused", "text": f"fits are named by texts, not {fit_ids!r:.80}"}
         self.kept.vault.forget(fit_ids)
         return {"status": "OK"}
 

@@ -1,0 +1,193 @@
+"""Links that are slow, stall, break, lose and double: the right result, and never a hang.
+
+Each worker is behind two proxies, one to the scheduler and one from the others; no root is needed.
+"""
+
+from __future__ import annotations
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from crew import Crew
+from fingerprint import Fingerprints
+from fits import EVERY, N_PARTITIONS, assert_marks, some_rows
+from lossy import install, n_spoilt, uninstall
+from proxies import Proxies, free_port
+from test_lda_rotation import corpus
+
+from dask_petuum import LDA
+from dask_petuum.runtime.arm import arm
+from dask_petuum.runtime.cluster_job import ClusterJob
+from dask_petuum.runtime.options import RunOptions
+
+pytestmark = pytest.mark.timeout(300)
+
+
+class Links:
+    """Workers behind proxies, one that leads to each and one from it to the scheduler."""
+
+    def __init__(self, proxies, size):
+        self.proxies = proxies
+        self._pairs = {}
+        self.crew = Crew(size, self._make)
+
+    def _make(self, scheduler):
+        port = free_port()
+        inward = self.proxies.open(f"tcp://127.0.0.1:{port}")
+        outward = self.proxies.open(scheduler)
+        self._pairs[inward.address] = inward, outward
+        return {
+            "scheduler_ip": outward.address,
+            "worker_port": port,
+            "host": "127.0.0.1",
+            "contact_address": inward.address,
+        }
+
+    @property
+    def all(self):
+        return [proxy for pair in self._pairs.values() for proxy in pair]
+
+    @property
+    def inward(self):
+        """To the workers that are there."""
+        return [self._pairs[address][0] for address in self.crew.addresses]
+
+    @property
+    def outward(self):
+        """From them to the scheduler."""
+        return [self._pairs[address][1] for address in self.crew.addresses]
+
+
+@pytest.fixture(scope="module")
+def links():
+    with Proxies() as proxies:
+        made = Links(proxies, 3)
+        with made.crew:
+            yield made
+
+
+@pytest.fixture
+def crew(links):
+    """Good links before and after; nothing is left behind."""
+    links.crew.refill()
+    # nobody is given up; a nanny whose worker has lost the scheduler ends, nobody comes back
+    with dask.config.set(
+        {
+            "petuum.recovery.lease": "60s",
+            "petuum.recovery.wait": "2s",
+            "petuum.recovery.rebalance": False,  # or partitions leave the rank that stalls
+        }
+    ):
+        yield links.crew
+    for proxy in links.all:
+        proxy.delay = 0.0
+        links.proxies.soon(proxy.flow)
+    links.crew.assert_free()
+
+
+def fit(crew, n_clocks, consistency="bsp", monitor=None):
+    """Run fingerprints and check every cell; return the number of epochs, and the last cut."""
+    epochs, cuts = set(), [-1]
+
+    def watch(record):
+        board = crew.board()
+        if board is not None:
+            epochs.add(board.run_id)
+            cuts.append(board.saved_clock)
+        return monitor is not None and bool(monitor(int(record["clock"])))
+
+    bound = 0 if consistency in ("bsp", "asp") else 2
+    program = Fingerprints(N_PARTITIONS, None if consistency == "asp" else bound)
+    options = RunOptions(
+        n_clocks, consistency=consistency, staleness=bound, monitor=watch, save_clocks=EVERY
+    )
+    with ClusterJob(crew.client, some_rows()) as job:
+        result = job.run(program, options)
+    assert_marks(result)
+    assert result.n_clocks == n_clocks
+    return len(epochs), max(cuts)
+
+
+def at(events):
+    """A monitor that calls each function once, from a clock on."""
+    left = sorted(events, key=lambda event: event[0])
+
+    def monitor(clock):
+        while left and clock >= left[0][0]:
+            left.pop(0)[1]()
+
+    return monitor
+
+
+def test_the_workers_are_behind_their_proxies(links, crew):
+    before = [proxy.n_bytes for proxy in links.all]
+    fit(crew, 5)
+    assert all(proxy.n_bytes > n for proxy, n in zip(links.all, before, strict=True))
+
+
+@pytest.mark.parametrize(("delay", "consistency"), [(0.005, "bsp"), (0.05, "bsp"), (0.05, "essp")])
+def test_a_delay_changes_nothing(links, crew, delay, consistency):
+    for proxy in links.all:
+        proxy.delay = delay
+    assert fit(crew, 12, consistency)[0] == 1, "nobody was given up"
+
+
+def test_a_stall_of_seconds_is_waited_for(links, crew):
+    proxies = links.inward[0], links.outward[0]
+
+    def stall():
+        for proxy in proxies:
+            links.proxies.soon(proxy.stall)
+            links.proxies.soon(proxy.flow, after=3.0)
+
+    assert fit(crew, 40, monitor=at([(5, stall)]))[0] == 1
+
+
+@pytest.mark.parametrize("consistency", ["bsp", "asp"])
+def test_connections_between_workers_that_break_are_made_again(links, crew, consistency):
+    def reset():
+        for proxy in links.inward:
+            links.proxies.soon(proxy.reset)
+
+    events = [(clock, reset) for clock in range(5, 60, 5)]
+    fit(crew, 80, consistency, at(events))
+
+
+def test_a_connection_to_the_scheduler_that_breaks_costs_the_worker(links, crew):
+    def reset():
+        links.proxies.soon(links.outward[1].reset)
+
+    assert fit(crew, 200, monitor=at([(8, reset)]))[0] > 1
+
+
+@pytest.mark.parametrize("consistency", ["bsp", "essp", "asp"])
+def test_replies_that_are_lost_or_come_twice_count_once(crew, consistency):
+    arm(crew.client)
+    crew.client.run(install)
+    try:
+        _, cut = fit(crew, 60, consistency)
+        spoilt = list(crew.client.run(n_spoilt).values())
+    finally:
+        crew.client.run(uninstall)
+    assert cut > 0, "pieces of checkpoints are sent again"
+    assert all(n_lost > 5 and n_doubled > 2 for n_lost, n_doubled in spoilt), spoilt
+
+
+def test_blocks_that_move_are_taken_once(crew):
+    counts = da.from_array(corpus(), chunks=(100, -1))
+
+    def fitted():
+        model = LDA(4, max_iter=12, evaluate_every=0, random_state=0, n_jobs=1, parallelism="model")
+        model.client = crew.client
+        return model.fit(counts)
+
+    calm = fitted()
+    crew.client.run(install)
+    try:
+        disturbed = fitted()
+        spoilt = list(crew.client.run(n_spoilt).values())
+    finally:
+        crew.client.run(uninstall)
+    np.testing.assert_array_equal(disturbed.word_topic_counts_, calm.word_topic_counts_)
+    assert all(n_lost > 2 for n_lost, _ in spoilt), spoilt

@@ -248,6 +248,8 @@ def _check_tasks(futures: Sequence[Future]) -> None:
     for rank, future in enumerate(futures):
         if future.status == "error":
             error = future.exception(timeout=CAUSE_SECONDS)
+            if isinstance(error, RunInterruptedError):
+                continue  # it is not the cause; the scheduler knows that, or is about to
             raise RankError(f"rank {rank} could not begin: {error!r}", rank) from error
         if future.status in ("cancelled", "lost"):
             raise RunInterruptedError(f"the task of rank {rank} was {future.status}")

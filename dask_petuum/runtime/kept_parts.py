@@ -29,6 +29,9 @@ __all__ = ["KeptParts"]
 
 logger = logging.getLogger(__name__)
 
+#: Tries of one message, where connections break.
+TRIES = 4
+
 Ask = Callable[..., Mapping[str, Any]]
 Wait = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -150,12 +153,15 @@ class KeptParts:
         return array
 
     def _call(self, address: str, operation: str, message: Any) -> Mapping[str, Any]:
-        """Call another worker; once more where a connection breaks: pieces may come twice."""
-        try:
-            reply: Mapping[str, Any] = self._wait(self._node.call(address, operation, message))
-        except TransportError as error:
-            logger.info("%s is sent again: %s", operation, error)
-            reply = self._wait(self._node.call(address, operation, message))
+        """Call another worker; again where a connection breaks: pieces may come twice."""
+        for left in reversed(range(TRIES)):
+            try:
+                reply: Mapping[str, Any] = self._wait(self._node.call(address, operation, message))
+                break
+            except TransportError as error:
+                if not left:
+                    raise
+                logger.info("%s is sent again: %s", operation, error)
         if reply["status"] != "OK":
             raise CheckpointError(f"{address} answered {reply['status']!r}: {reply.get('text')}")
         return reply

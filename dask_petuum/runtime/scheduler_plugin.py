@@ -312,9 +312,10 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         task = rank_of_task(key)
         if task is not None:
             run_id, rank = task
-            self._fail(
-                run_id, Failure("error", rank, adapter.task_error(self._scheduler, str(key)))
-            )
+            text = adapter.task_error(self._scheduler, str(key))
+            # interrupted before anybody told of a failure: by the end of its worker, or a peer's
+            kind = "lost" if "RunInterruptedError" in text else "error"
+            self._fail(run_id, Failure(kind, rank, text))
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """End the runs that had a rank there."""

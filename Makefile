@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo demo-cluster test soak lint bench docs clean
+.PHONY: help demo demo-cluster test battery soak lint bench docs clean
 
 help:
 	@echo "make demo          topics in the documentation of scientific Python, on this machine"
 	@echo "make demo-cluster  the same on a Dask cluster of two worker processes"
 	@echo "make test          all tests"
+	@echo "make battery       schedules of faults on real worker processes: some minutes"
 	@echo "make soak          random faults for MINUTES=60, with a report in benchmarks/results"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         all benchmarks beside their peers, as one table (QUICK=1: small ones)"
@@ -25,6 +26,9 @@ test: $(VENV)/.has-test
 	$(BIN)/python -m pytest
 
 MINUTES ?= 60
+battery: $(VENV)/.has-test
+	$(BIN)/python -m pytest -m battery tests/faults/test_battery.py
+
 soak: $(VENV)/.has-test
 	PYTHONPATH=. $(BIN)/python tests/faults/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 

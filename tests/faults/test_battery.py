@@ -32,7 +32,7 @@ from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.options import RunOptions
 from dask_petuum.runtime.version import version
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.battery]
 
 QUICK = ("kill", "retire", "kill", "join", "vanish", "kill", "join")
 

@@ -149,13 +149,21 @@ def test_a_cluster_that_shrinks_to_one_worker_and_grows_again(elastic, client):
 
 def test_adaptive_scaling_spares_workers_that_have_a_rank(elastic, client):
     """Two of four are idle for it, and it takes those; the fit does not move."""
-    adaptive = elastic.adapt(minimum=1, maximum=N_WORKERS, interval="100ms", wait_count=1)
+    adaptive = []
+
+    def adapt(ranks, saved):  # before the fit has begun it would take more
+        options = {"interval": "100ms", "wait_count": 1}
+        adaptive.append(elastic.adapt(minimum=1, maximum=N_WORKERS, **options))
+        return True
+
     try:
         with dask.config.set({"petuum.recovery.rebalance": False}):
-            script = Script(client, lambda ranks, saved: set(client.nthreads()) == set(ranks))
+            script = Script(
+                client, adapt, lambda ranks, saved: set(client.nthreads()) == set(ranks)
+            )
             result = run(client, script, data(2))
     finally:
-        adaptive.stop()
+        adaptive[0].stop()
     assert_as_undisturbed(result, data(2))
     assert len(script.epochs) == 1
     assert len(script.epochs[0]) == 2

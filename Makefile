@@ -1,6 +1,7 @@
 # The project's commands, the same by hand and in CI. Needs Python 3.11 or newer, nothing else.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+MINUTES ?= 60
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -9,7 +10,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:
 	@echo "make demo          topics in the documentation of scientific Python, on this machine"
 	@echo "make demo-cluster  the same on a Dask cluster of two worker processes"
-	@echo "make test          all tests"
+	@echo "make test          all tests but the battery"
 	@echo "make battery       schedules of faults on real worker processes: some minutes"
 	@echo "make soak          random faults for MINUTES=60, with a report in benchmarks/results"
 	@echo "make lint          ruff and mypy"
@@ -25,7 +26,6 @@ demo-cluster: $(VENV)/.has-demo
 test: $(VENV)/.has-test
 	$(BIN)/python -m pytest
 
-MINUTES ?= 60
 battery: $(VENV)/.has-test
 	$(BIN)/python -m pytest -m battery tests/faults/test_battery.py
 

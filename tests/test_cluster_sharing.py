@@ -162,9 +162,10 @@ def test_the_client_never_calls_a_worker(cluster, monkeypatch):
             job.run(LeastSquares(5, 400), RunOptions(max_clocks=3))
             assert len(job.map(rows_of)) == 4
         a_run(client)
-        with petuum.connect(client) as ps, pytest.raises(petuum.RankError):
-            ps.run(fail)
-        assert ps.audit(n_clocks=5).ok
+        with petuum.connect(client) as ps:
+            with pytest.raises(petuum.RankError):
+                ps.run(fail)
+            assert ps.audit(n_clocks=5).ok
 
 
 def rows_of(partition):

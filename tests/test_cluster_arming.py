@@ -16,7 +16,7 @@ from dask_petuum.exceptions import RunError, VersionMismatchError
 from dask_petuum.runtime.arm import arm, cluster_versions
 from dask_petuum.runtime.version import version
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(150)
 
 
 @pytest.fixture(scope="module")

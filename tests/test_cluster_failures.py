@@ -33,7 +33,7 @@ from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.cluster_run import ClusterRun
 from dask_petuum.runtime.job import RunOptions
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(150)
 
 
 @pytest.fixture(scope="module")

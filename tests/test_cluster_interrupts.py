@@ -13,7 +13,7 @@ import sys
 import pytest
 from conftest import PATIENCE
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(150)
 
 FIT = """
 import sys

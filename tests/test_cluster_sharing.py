@@ -21,7 +21,7 @@ from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.config import shares_memory
 from dask_petuum.runtime.job import RunOptions
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 MEGABYTE = 2**20
 
 

@@ -212,7 +212,7 @@ def start(tmp_path: Any, **values: Any) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     ("scheduler", "algorithm"), [("local", "lloyd"), ("local", "minibatch"), (None, "lloyd")]
 )

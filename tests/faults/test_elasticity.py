@@ -21,7 +21,7 @@ from dask_petuum.data import open_dataset
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.job import LocalJob, RunOptions
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 N_PARTITIONS = 6
 N_WORKERS = 4

@@ -21,7 +21,7 @@ from dask_petuum.runtime.arm import arm
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.options import RunOptions
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 class Links:

@@ -23,7 +23,7 @@ from dask_petuum.runtime.checkpoints import Place
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.job import LocalJob, RunOptions
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 N_CLOCKS = 30
 N_PARTITIONS = 6

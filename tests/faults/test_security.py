@@ -26,7 +26,7 @@ from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.config import shares_memory
 from dask_petuum.runtime.options import RunOptions
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 REFUSED = (OSError, CommClosedError)
 

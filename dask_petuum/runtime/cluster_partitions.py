@@ -50,7 +50,8 @@ class PlacedPartitions:
         self._client = client
         self._dtype = dtype
         workers = sorted(arm(client))
-        self._given = dataset.spread(len(workers)).pieces()
+        dataset = dataset.spread(len(workers))
+        self._given = dataset.pieces()
         pieces = put_pieces(client, self._given, workers)
         self.sizes: Sequence[PieceSize] = self._measure(pieces, check, workers)
         dataset.check(self.sizes)

@@ -239,10 +239,10 @@ def test_to_xarray() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (-1.0, r"Negative values in data passed to LDA.*-1\.0 in row 7, column 2"),
-        (0.5, r"whole numbers.*0\.5 in row 7, column 2"),
-        (np.nan, r"contains NaN.*row 7, column 2"),
-        (np.inf, r"infinity.*row 7, column 2"),
+        (-1.0, r"Negative values in data passed to LDA.*-1\.0 in row 7.*column 2"),
+        (0.5, r"whole numbers.*0\.5 in row 7.*column 2"),
+        (np.nan, r"contains NaN.*row 7.*column 2"),
+        (np.inf, r"infinity.*row 7.*column 2"),
         (2.0**40, r"whole numbers up to 2147483647"),
     ],
 )

@@ -24,7 +24,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -82,12 +82,15 @@ class Corpus:
         The packages read.
     source_of
         (n_documents,) int64: number of the document's package in `sources`.
+    n_read
+        Words that were read, before stop words, repetitions and rare words were left out.
     """
 
     counts: sp.csr_array
     words: StrArray
     sources: tuple[str, ...]
     source_of: IntArray
+    n_read: int = 0
 
     def hold_out(self, every: int = 20) -> tuple[Corpus, Corpus]:
         """Split into documents to learn from and every `every`-th one to be scored on."""
@@ -95,7 +98,7 @@ class Corpus:
         return self._take(~held), self._take(held)
 
     def _take(self, kept: np.ndarray[Any, np.dtype[np.bool_]]) -> Corpus:
-        return Corpus(self.counts[kept], self.words, self.sources, self.source_of[kept])
+        return replace(self, counts=self.counts[kept], source_of=self.source_of[kept])
 
     @property
     def n_tokens(self) -> int:
@@ -287,4 +290,5 @@ def load(packages: Sequence[str] = PACKAGES, n_processes: int = 2) -> Corpus:
     found = read_docstrings(packages, n_processes)
     documents, source_of = select(found)
     counts, words = count_words(documents)
-    return Corpus(counts, words, tuple(found), source_of)
+    n_read = sum(len(_WORD.findall(text.lower())) for texts in found.values() for text in texts)
+    return Corpus(counts, words, tuple(found), source_of, n_read)

@@ -28,7 +28,7 @@ def corpus_line(corpus: Corpus) -> Text:
         (f"{n_documents:,}", "bold"),
         " docstrings of ",
         ", ".join(corpus.sources),
-        ": ",
+        f": {corpus.n_read:,} words, of which stop words and repeated lines leave ",
         (f"{corpus.n_tokens:,}", "bold"),
         f" tokens, {n_words:,} different words",
     )

@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 Handler = Callable[..., Any]
 T = TypeVar("T")
 
+#: Time for a worker that does not answer to close before its nanny kills it, and for the nanny.
+KILL_SECONDS = 1.0
+NANNY_SECONDS = 5.0
 #: Name of our arrays' way through Dask's protocol.
 ARRAY_FAMILY = "petuum-array"
 
@@ -163,19 +166,23 @@ def last_seen(scheduler: Any, address: str) -> float | None:
 
 
 async def give_up_worker(scheduler: Any, address: str, reason: str) -> None:
-    """Remove a worker that does not answer; its nanny, if it has one, starts another."""
+    """Remove a worker that does not answer; its nanny, if it has one, starts another.
+
+    The nanny first: a worker that is merely slow, and finds that the scheduler has dropped it,
+    closes for good and takes its nanny with it.
+    """
     worker = scheduler.workers.get(address)
     if worker is None:
         return
-    nanny = worker.nanny
-    await scheduler.remove_worker(address, stimulus_id=reason, close=nanny is None)
-    if nanny is None:
-        return
-    try:
-        async with rpc(nanny, connection_args=scheduler.connection_args) as remote:
-            await remote.kill(reason=reason)
-    except (OSError, CommClosedError) as error:
-        logger.info("The nanny of %s cannot be reached: %s", address, error)
+    if worker.nanny is not None:
+        try:
+            async with rpc(worker.nanny, connection_args=scheduler.connection_args) as remote:
+                kill = remote.kill(reason=reason, timeout=KILL_SECONDS)
+                await asyncio.wait_for(kill, NANNY_SECONDS)
+        except (OSError, CommClosedError) as error:  # TimeoutError is one
+            logger.info("The nanny of %s does not answer: %s", address, error)
+    if scheduler.workers.get(address) is worker:
+        await scheduler.remove_worker(address, stimulus_id=reason, close=worker.nanny is None)
 
 
 def leaves(worker_state: Any) -> bool:

@@ -3,26 +3,59 @@
 A rank that is lost to a stopped process or a dead machine holds up all others, and Dask waits five
 minutes. Heartbeats come from a worker's event loop, about twice a second, also while its kernels
 compute; so their absence says that the process is stopped, gone, or starved.
+
+Only time in which the scheduler itself was awake counts: after a laptop has slept, or a virtual
+machine was paused, all workers look silent, and none is.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Mapping
 
-from dask_petuum.runtime import adapter, config
-
-__all__ = ["give_up_silent"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Silence"]
 
 
-def give_up_silent(scheduler: Any, addresses: Iterable[str], now: float) -> None:
-    """Remove those of some workers that were silent for longer than the lease."""
-    lease = config.lease_seconds()
-    for address in addresses:
-        seen = adapter.last_seen(scheduler, address)
-        if seen is not None and now - seen > lease:
-            logger.warning("Worker %s was silent for %.1f s: it is given up", address, now - seen)
-            adapter.soon(scheduler, adapter.give_up_worker, scheduler, address, "petuum-lease")
+class Silence:
+    """For how long workers have been silent while somebody listened; pure.
+
+    Parameters
+    ----------
+    pause
+        Longest time between two looks that counts as listening, seconds.
+    """
+
+    # The mutable state is when the last look was, and each worker's last sign of life and silence.
+
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._looked: float | None = None
+        self._seen: dict[str, float] = {}
+        self._silent: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Silence of {self._silent}>"
+
+    def look(self, seen: Mapping[str, float], now: float) -> dict[str, float]:
+        """Take in when each worker was last heard of.
+
+        Parameters
+        ----------
+        seen
+            By worker's address, seconds since any epoch.
+        now
+            Seconds since the same epoch.
+
+        Returns
+        -------
+        By address, the seconds of silence.
+        """
+        listened = 0.0 if self._looked is None else min(now - self._looked, self._pause)
+        self._looked = now
+        self._silent = {
+            address: self._silent.get(address, 0.0) + listened
+            if self._seen.get(address) == last
+            else 0.0
+            for address, last in seen.items()
+        }
+        self._seen = dict(seen)
+        return dict(self._silent)

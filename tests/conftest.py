@@ -11,16 +11,21 @@ import pytest
 
 #: Enough for what takes a second, on a busy machine; pytest-timeout ends what hangs.
 PATIENCE = 60
+N_WORKERS = 4
+#: The common cluster, once a test has asked for it.
+STARTED = pytest.StashKey[Any]()
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Any]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Four worker processes with one thread each; never killed by a test."""
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=4, threads_per_worker=1, processes=True, dashboard_address=":0"
+        n_workers=N_WORKERS, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as started:
+        started.wait_for_workers(N_WORKERS, timeout=PATIENCE)
+        request.session.stash[STARTED] = started
         yield started
 
 
@@ -32,6 +37,14 @@ def client(cluster: Any) -> Iterator[Any]:
     with Client(cluster, set_as_default=False) as connected:
         connected.wait_for_workers(4, timeout=PATIENCE)
         yield connected
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_lost(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that costs the common cluster a worker fails itself, not those after it."""
+    yield
+    started = request.session.stash.get(STARTED, None)
+    assert started is None or len(started.scheduler.workers) == N_WORKERS
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import Any
 
 import hypothesis.strategies as st
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from dask_petuum.model_parallel import Machine, Priority, Random, Rotation, RoundRobin
-from dask_petuum.runtime.block_tasks import UNSEEN, Neighbours, drive
+from dask_petuum.runtime.block_tasks import UNSEEN, Neighbours, drive, readers_of
 
 RING = {block: ((block - 1) % 8, (block + 1) % 8) for block in range(8)}
 
@@ -43,7 +45,11 @@ class Script:
 def run(policy: Any, script: Script, limits: Any, reads: Any = RING) -> Any:
     interference = Neighbours(reads) if policy.rho is not None else None
     return drive(
-        Machine(8, 1, policy, interference=interference), script.start, script.ended, limits
+        Machine(8, 1, policy, interference=interference),
+        script.start,
+        script.ended,
+        limits,
+        readers_of(reads),
     )
 
 
@@ -82,6 +88,36 @@ def test_it_ends_where_all_blocks_are_at_rest(n_together):
     updates = run(Priority(rho=0.5), Script(lambda: 0, change), (10_000, n_together, 0.0))
     assert all(n <= 0 for n in left.values())
     assert len(updates) < 200
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.sampled_from([None, 0.5]),
+    st.integers(1, 4),
+    st.permutations(range(8)),
+    st.randoms(use_true_random=False),
+)
+def test_a_block_that_did_not_move_is_not_at_rest_where_its_neighbours_have(
+    rho, n_together, values, random
+):
+    """The largest value goes around the ring, however tasks overlap."""
+    values = list(values)
+    flying: dict[int, tuple[int, int]] = {}  # by number: the block, and its value to be
+
+    def start(task: Any, priority: float) -> None:
+        (block,) = task.blocks
+        flying[task.number] = block, max(values[block], *(values[other] for other in RING[block]))
+
+    def ended() -> tuple[int, float]:
+        number = random.choice(sorted(flying))
+        block, new = flying.pop(number)
+        change, values[block] = new - values[block], new
+        return number, float(change)
+
+    interference = Neighbours(RING) if rho is not None else None
+    machine = Machine(8, 1, Priority(rho=rho), interference=interference)
+    drive(machine, start, ended, (10_000, n_together, 0.0), readers_of(RING))
+    assert values == [7] * 8
 
 
 def test_no_updates_are_none():
@@ -136,6 +172,20 @@ def test_an_error_names_its_block_and_ends_the_others(client: Any) -> None:
     with pytest.raises(RuntimeError, match="no block three") as caught:
         run_blocks(client, fail_at_three, [0.0] * 8, RoundRobin(), 100, n_together=2)
     assert caught.value.__notes__ == ["in the update of block 3, task 3"]
+
+
+def test_a_function_of_a_module_that_workers_lack_leaves_them_alive(
+    client: Any, monkeypatch: Any
+) -> None:
+    from dask_petuum.runtime.cluster_blocks import run_blocks
+
+    module = types.ModuleType("not_on_workers")
+    exec("def update(block, value, others): return value, 1.0", module.__dict__)
+    monkeypatch.setitem(sys.modules, "not_on_workers", module)
+    workers = set(client.scheduler_info(n_workers=-1)["workers"])
+    with pytest.raises(ModuleNotFoundError, match="not_on_workers"):
+        run_blocks(client, module.update, [0.0, 0.0], Random(), 4)
+    assert set(client.scheduler_info(n_workers=-1)["workers"]) == workers
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_the_audit_of_the_page_on_failures(capsys):
 
 def test_every_error_of_the_page_exists():
     text = (ROOT / "docs" / "what_happens.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`(\w+Error)`", text)) - {"ValueError", "KeyboardInterrupt"}
-    assert named
-    assert all(hasattr(petuum, name) for name in named)
+    named = set(re.findall(r"`(\w+Error)`", text))
+    ours = {name for name in named if hasattr(petuum, name)}
+    assert len(ours) >= 5
+    assert named - ours == {"ValueError", "TypeError"}

@@ -19,7 +19,8 @@ from distributed import Client, Future, as_completed
 
 from dask_petuum.model_parallel.machine import Machine, Task
 from dask_petuum.model_parallel.picker import Policy
-from dask_petuum.runtime.block_tasks import Neighbours, Update, drive
+from dask_petuum.runtime.block_tasks import Neighbours, Update, drive, readers_of
+from dask_petuum.runtime.sent import Sent
 
 __all__ = ["BlocksResult", "run_blocks"]
 
@@ -78,7 +79,8 @@ def run_blocks(  # noqa: PLR0913
     n_together
         Tasks at a time; as many as the cluster has threads if None.
     tol
-        End where every block's last change is at most this; None: after `n_updates`.
+        End where every block has moved by at most this since the blocks that it reads moved by
+        more; None: after `n_updates`.
     seed
         Of the policy.
 
@@ -101,7 +103,8 @@ def run_blocks(  # noqa: PLR0913
     tasks = _Tasks(client, function, values, args, reads or {})
     together = n_together or sum(client.nthreads().values())
     try:
-        updates = drive(machine, tasks.start, tasks.ended, (n_updates, together, tol))
+        limits = n_updates, together, tol
+        updates = drive(machine, tasks.start, tasks.ended, limits, readers_of(reads or {}))
     finally:
         tasks.cancel()
     return BlocksResult(tasks.values, updates)
@@ -119,7 +122,7 @@ class _Tasks:
         reads: Mapping[int, Sequence[int]],
     ) -> None:
         self._client = client
-        self._function = function
+        self._function = Sent(function)
         self._args = args
         self._reads = reads
         self.values = [

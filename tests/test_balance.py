@@ -7,7 +7,7 @@ from itertools import pairwise
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from dask_petuum.model_parallel import balance, cut, spectral_radius, spectral_width
 
@@ -75,6 +75,7 @@ def normalised(X):
 
 
 @settings(deadline=None, max_examples=40)
+@example(5, 5, 39)  # the first vector hardly has the largest eigenvector in it
 @given(st.integers(1, 30), st.integers(2, 40), st.integers(0, 1000))
 def test_the_width_is_near_the_bound_and_not_above_it(n_columns, n_rows, seed):
     X = normalised(np.random.default_rng(seed).standard_normal((n_rows, n_columns)))

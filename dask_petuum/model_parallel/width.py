@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.linalg import eigh_tridiagonal
 
 from .picker import FloatArray
 
-__all__ = ["PowerIteration", "spectral_radius", "spectral_width", "width_of"]
+__all__ = ["Lanczos", "spectral_radius", "spectral_width", "width_of"]
 
-#: The iteration ends when its error bound is below this share of the radius.
+#: The iteration ends when its error bound is below this share of the radius, but not before so
+#: many products: the first vector may hardly have the largest eigenvector in it.
 TOLERANCE = 0.01
+MIN_PRODUCTS = 12
+#: A new direction of less than this share of its product is rounding.
+EXHAUSTED = 1e-10
 #: What rounding may take from a radius that is a fraction of n: the width is the same then.
 ROUNDING = 1e-9
 
@@ -79,9 +84,9 @@ def spectral_radius(
 ) -> float:
     """Return the largest eigenvalue of a symmetric positive matrix, rather too large than small.
 
-    Power iterations from a random vector; the last Rayleigh quotient plus the norm of its residual
-    (an eigenvalue lies that near), so that an iteration that has not quite converged makes the
-    width smaller, not larger. The first products promise nothing: do not save on `n_iter`.
+    Power iterations from a random vector, see `Lanczos`; the largest Ritz value plus the norm of
+    its residual (an eigenvalue lies that near), so that an iteration that has not quite converged
+    makes the width smaller, not larger.
 
     Parameters
     ----------
@@ -99,16 +104,21 @@ def spectral_radius(
     ValueError
         n or n_iter is less than 1, or a product has another shape or is not finite.
     """
-    iteration = PowerIteration(n, seed, n_iter)
+    iteration = Lanczos(n, seed, n_iter)
     while not iteration.ended:
         iteration.take(np.asarray(matvec(iteration.vector), dtype=np.float64))
     return iteration.bound
 
 
-class PowerIteration:
-    """Power iterations that are given each product, from wherever it comes.
+class Lanczos:
+    """Power iterations that forget nothing, and are given each product from wherever it comes.
 
-    The mutable state is the four attributes; only `take` changes it.
+    The largest eigenvalue on the space that the powers span, not in their last direction alone: a
+    first vector that hardly has the largest eigenvector in it would else seem to have converged to
+    the second. Vectors are kept orthogonal to the two before only, which blurs all eigenvalues but
+    the largest (Golub, Van Loan, Matrix Computations, section 10.3).
+
+    The mutable state is the attributes; only `take` changes it.
 
     Parameters
     ----------
@@ -125,7 +135,10 @@ class PowerIteration:
         #: The largest eigenvalue is hardly larger.
         self.bound = 0.0
         self.ended = False
-        self._n_left = n_iter
+        self._before = np.zeros(n)
+        self._diagonal: list[float] = []
+        self._beside: list[float] = []
+        self._n_iter = n_iter
 
     def take(self, product: FloatArray) -> None:
         """Take the matrix times `vector`.
@@ -138,11 +151,20 @@ class PowerIteration:
         n = self.vector.size
         if product.shape != (n,) or not np.isfinite(product).all():
             raise ValueError(f"matvec must return {n} finite numbers, got shape {product.shape}")
-        quotient = float(self.vector @ product)
-        residual = float(np.linalg.norm(product - quotient * self.vector))
-        self.bound = quotient + residual
-        self._n_left -= 1
-        norm = float(np.linalg.norm(product))
-        self.ended = norm == 0 or residual <= TOLERANCE * quotient or self._n_left == 0
+        self._diagonal.append(float(self.vector @ product))
+        rest = product - self._diagonal[-1] * self.vector
+        if self._beside:
+            rest -= self._beside[-1] * self._before
+        norm = float(np.linalg.norm(rest))
+        values, vectors = eigh_tridiagonal(
+            self._diagonal, self._beside, select="i", select_range=(len(self._diagonal) - 1,) * 2
+        )
+        largest, residual = float(values[0]), norm * abs(float(vectors[-1, 0]))
+        self.bound = largest + residual
+        n_taken = len(self._diagonal)
+        is_near = residual <= TOLERANCE * largest and n_taken >= min(n, MIN_PRODUCTS)
+        is_whole = norm <= EXHAUSTED * float(np.linalg.norm(product))
+        self.ended = is_near or is_whole or n_taken == self._n_iter
         if not self.ended:
-            self.vector = product / norm
+            self._before, self.vector = self.vector, rest / norm
+            self._beside.append(norm)

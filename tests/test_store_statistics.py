@@ -86,16 +86,16 @@ def test_the_summary_has_the_mean_lag():
 
 @pytest.mark.parametrize("sparse", [True, False])
 def test_ranks_count_what_crosses_to_other_ranks(sparse):
-    """Rank 0 owns rows 0 and 1, rank 1 owns 2 and 3; rank 0 adds to rows 1 and 2."""
-    spec = TableSpec("w", (4, 5), "float64", sparse=sparse)
+    """Rank 0 owns rows 0 to 2, rank 1 owns 3 to 5; rank 0 adds to rows 1 and 4."""
+    spec = TableSpec("w", (6, 5), "float64", sparse=sparse)
     cores = Cores(2, [spec], Consistency.parse("bsp"), network := MemoryNetwork(0))
     views = [cores.open_view(p, "w", None, True) for p in range(2)]
     while network.step():
         pass
     tables = [core.statistics.tables["w"] for core in cores.ranks]
-    assert [table.rows_in for table in tables] == [2, 2]  # first values of the other's rows
+    assert [table.rows_in for table in tables] == [3, 3]  # first values of the other's rows
     before = [(table.bytes_in, table.rows_in) for table in tables]
-    views[0].inc(np.ones((2, 5)), at=[1, 2])
+    views[0].inc(np.ones((2, 5)), at=[1, 4])
     for p in range(2):
         cores.send(p, cores.ranks[p].end_clock())
     while network.step():

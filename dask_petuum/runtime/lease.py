@@ -10,9 +10,53 @@ machine was paused, all workers look silent, and none is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-__all__ = ["Silence"]
+from dask_petuum.runtime import adapter, config
+
+__all__ = ["Leases", "Silence"]
+
+logger = logging.getLogger(__name__)
+
+
+class Leases:
+    """Gives up the workers that are silent for longer than ``petuum.recovery.lease``.
+
+    Parameters
+    ----------
+    scheduler
+        On whose event loop `look` is called.
+    pause
+        As of `Silence`.
+    """
+
+    # The mutable state is the silence, and which workers are being given up.
+
+    def __init__(self, scheduler: Any, pause: float) -> None:
+        self._scheduler = scheduler
+        self._silence = Silence(pause)
+        self._given_up: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Leases: {self._silence}, given up {sorted(self._given_up)}>"
+
+    def look(self, addresses: Iterable[str], now: float) -> None:
+        """Look at some workers, seconds since the epoch."""
+        heard = {address: adapter.last_seen(self._scheduler, address) for address in addresses}
+        seen = {address: last for address, last in heard.items() if last is not None}
+        for address, silent in self._silence.look(seen, now).items():
+            if silent > config.lease_seconds() and address not in self._given_up:
+                logger.warning("Worker %s was silent for %.1f s: it is given up", address, silent)
+                self._given_up.add(address)
+                adapter.soon(self._scheduler, self._give_up, address)
+
+    async def _give_up(self, address: str) -> None:
+        try:
+            await adapter.give_up_worker(self._scheduler, address, "petuum-lease")
+        finally:
+            self._given_up.discard(address)
 
 
 class Silence:

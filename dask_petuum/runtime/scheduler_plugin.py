@@ -18,11 +18,11 @@ from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from dask_petuum.exceptions import CheckpointError
-from dask_petuum.runtime import adapter, config
+from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board, Failure
 from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
 from dask_petuum.runtime.free_loop import make_tasks
-from dask_petuum.runtime.lease import Silence
+from dask_petuum.runtime.lease import Leases
 from dask_petuum.runtime.spec import rank_of_task
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 
@@ -66,9 +66,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._scheduler = scheduler
         self._desk = CheckpointDesk(scheduler, self._workers)
         self._silent: set[str] = set()
-        self._given_up: set[str] = set()
         self._heard = asyncio.Event()
-        self._silence = Silence(4 * LOOK_SECONDS)
+        self._leases = Leases(scheduler, pause=4 * LOOK_SECONDS)
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_hello": self.hello,
             "petuum_status": self.status,
@@ -368,19 +367,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         now = time()
         self._returning = {a: t for a, t in self._returning.items() if now - t < RETURN_SECONDS}
         ranks = {a for board in self._boards.values() if not board.ended for a in board.addresses}
-        heard = {address: adapter.last_seen(self._scheduler, address) for address in ranks}
-        seen = {address: last for address, last in heard.items() if last is not None}
-        for address, silent in self._silence.look(seen, now).items():
-            if silent > config.lease_seconds() and address not in self._given_up:
-                logger.warning("Worker %s was silent for %.1f s: it is given up", address, silent)
-                self._given_up.add(address)
-                adapter.soon(self._scheduler, self._give_up, address)
-
-    async def _give_up(self, address: str) -> None:
-        try:
-            await adapter.give_up_worker(self._scheduler, address, "petuum-lease")
-        finally:
-            self._given_up.discard(address)
+        self._leases.look(ranks, now)
 
     def _cast(self, board: Board, operation: str, **message: Any) -> None:
         adapter.cast_to_workers(

@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 MINUTES ?= 60
+JOBS ?= 2
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -10,7 +11,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:
 	@echo "make demo          topics in the documentation of scientific Python, on this machine"
 	@echo "make demo-cluster  the same on a Dask cluster of two worker processes"
-	@echo "make test          all tests but the battery"
+	@echo "make test          all tests but the battery, in JOBS=2 processes"
 	@echo "make battery       schedules of faults on real worker processes: some minutes"
 	@echo "make soak          random faults for MINUTES=60, with a report in benchmarks/results"
 	@echo "make lint          ruff and mypy"
@@ -24,7 +25,7 @@ demo-cluster: $(VENV)/.has-demo
 	$(BIN)/dask-petuum demo --cluster
 
 test: $(VENV)/.has-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 battery: $(VENV)/.has-test
 	$(BIN)/python -m pytest -m battery tests/faults/test_battery.py

@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 MINUTES ?= 60
+SCHEDULES ?= 200000
 JOBS ?= 2
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -13,7 +14,7 @@ help:
 	@echo "make demo-cluster  the same on a Dask cluster of two worker processes"
 	@echo "make test          all tests but the battery, in JOBS=2 processes"
 	@echo "make battery       schedules of faults on real worker processes: some minutes"
-	@echo "make soak          random faults for MINUTES=60, with a report in benchmarks/results"
+	@echo "make soak          SCHEDULES=200000 of the simulator, then random faults for MINUTES=60, with a report"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         all benchmarks beside their peers, as one table (QUICK=1: small ones)"
 	@echo "make docs          the documentation, in docs/_build/html"
@@ -31,6 +32,7 @@ battery: $(VENV)/.has-test
 	$(BIN)/python -m pytest -m battery tests/faults/test_battery.py
 
 soak: $(VENV)/.has-test
+	PETUUM_SCHEDULES=$(SCHEDULES) $(BIN)/python -m pytest -n $(JOBS) -k survives tests/test_recovery_simulator.py
 	PYTHONPATH=. $(BIN)/python tests/faults/soak.py --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.has-test

@@ -204,8 +204,9 @@ class Cores:
     def _keeping(self, p: int, operation: str, message, answer):
         """Lend answers, and keep them until their reader says that they are installed."""
         reader = message["rank"]
-        for what in message.get("consumed", ()):
-            self._kept.pop((p, reader, tuple(what)), None)
+        if message["run"] == self.run_id:  # each run keeps its own answers
+            for what in message.get("consumed", ()):
+                self._kept.pop((p, reader, tuple(what)), None)
         if operation == "push":
             return answer
         number = message["number" if operation == "pull" else "plan"]

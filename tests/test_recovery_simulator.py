@@ -22,10 +22,11 @@ from dask_petuum.runtime.kept_parts import KeptParts
 from dask_petuum.store.owner import Cut, Owner
 from dask_petuum.store.rank import RankCore
 
-N_SCHEDULES = int(os.environ.get("PETUUM_SCHEDULES", "800"))
+N_SCHEDULES = int(os.environ.get("PETUUM_SCHEDULES", "2000"))
 N_PARTS = 8
-#: Schedules that once showed a bug.
-FOUND: tuple[int, ...] = ()
+#: Schedules that once showed a bug; 288 one of the simulator, which let a rank of an epoch that is
+#: over free the answers of the next one.
+FOUND: tuple[int, ...] = (288,)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,9 @@ from dask_petuum.store.spec import TableSpec
 
 from .lda_mean import add_sample, is_sample, row_share
 from .lda_sampler import (
+    FLOOR,
     doc_likelihood,
+    learnt,
     minka_sums,
     sample_pass,
     word_log_likelihood,
@@ -38,7 +40,7 @@ from .lda_sampler import (
 from .lda_start import grow
 from .lda_tokens import lay_out, padded
 
-__all__ = ["LDAHistory", "LDAProblem", "LDAProgram", "last_stage", "learnt"]
+__all__ = ["LDAHistory", "LDAProblem", "LDAProgram", "last_stage"]
 
 #: Passes before priors are learnt: the first topics say little of how they are shared.
 BURN_IN = 10
@@ -48,8 +50,6 @@ FINE = 2**20
 #: Topics from which the rows of the word-topic table are sparse where it is sent: few words have
 #: tokens in more than a small part of so many.
 SPARSE_TOPICS = 512
-#: Least value of a learnt prior.
-FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,10 @@ class LDAProgram(LDAHistory, DataParallelProgram):
         seeds = ctx.seed(partition)
         drawn = 0
         if state["passes"][0] == 0 and not n_k.any():
-            drawn = grow(*args, seeds, ctx.map, self.problem.growth, last_stage(self.problem))
+            # Several partitions begin with one prior, and learn it from the sums of all.
+            alone = self.problem.learn_alpha and self.problem.n_partitions == 1
+            last = last_stage(self.problem)
+            drawn = grow(*args, seeds, ctx.map, self.problem.growth, last, learn_alpha=alone)
         changed = sample_pass(*args, seeds.spawn(1)[0], ctx.map)
         state["passes"][0] += 1
         made = int(state["passes"][0])
@@ -274,11 +277,3 @@ class LDAProgram(LDAHistory, DataParallelProgram):
 def last_stage(problem: LDAProblem) -> int:
     """One document in so many is what the last stage of the start has."""
     return 2 if problem.n_partitions == 1 else 1
-
-
-def learnt(alpha: Array, sums: Array) -> Array:
-    """One step of Minka's fixed point, from the sums over all documents (`minka_sums`)."""
-    if sums[-1] <= 0:
-        return alpha
-    step: Array = np.maximum(alpha * sums[:-1] / sums[-1], FLOOR)
-    return step

@@ -25,11 +25,12 @@ from dask_petuum.runtime.program import State
 from dask_petuum.store.spec import TableSpec
 
 from .lda_mean import add_sample, is_sample
-from .lda_program import BURN_IN, FINE, LDAHistory, LDAProblem, last_stage, learnt
+from .lda_program import BURN_IN, FINE, LDAHistory, LDAProblem, last_stage
 from .lda_sampler import (
     Prior,
     cell_sampler,
     doc_likelihood,
+    learnt,
     minka_sums,
     total_likelihood,
     word_prior_ratio,

@@ -23,12 +23,14 @@ from .kernels.lda_tokens import collect_lists
 from .lda_tokens import State
 
 __all__ = [
+    "FLOOR",
     "Lists",
     "Map",
     "Prior",
     "cell_sampler",
     "chunks_of",
     "doc_likelihood",
+    "learnt",
     "lists",
     "minka_sums",
     "sample_pass",
@@ -44,6 +46,8 @@ Array = NDArray[Any]
 #: Calls a function on each item, perhaps in threads; results in order.
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 Lists = tuple[Array, Array, Array, Array]
+#: Least value of a learnt prior.
+FLOOR = 1e-5
 
 
 def sample_pass(
@@ -188,6 +192,14 @@ def minka_sums(state: State, alpha: Array, threads: Map) -> Array:
         return sums
 
     return np.asarray(sum(threads(part, _ranges(state["cuts"]))))
+
+
+def learnt(alpha: Array, sums: Array) -> Array:
+    """One step of Minka's fixed point, from the sums over all documents (`minka_sums`)."""
+    if sums[-1] <= 0:
+        return alpha
+    step: Array = np.maximum(alpha * sums[:-1] / sums[-1], FLOOR)
+    return step
 
 
 def word_log_likelihood(n_wk: Array, n_k: Array, n_topics: int, beta: float, threads: Map) -> float:

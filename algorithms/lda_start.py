@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .lda_sampler import Array, Map, sample_pass
+from .lda_sampler import Array, Map, learnt, minka_sums, sample_pass
 from .lda_split import Tokens, choose_exchanges, regroup
 from .lda_tokens import State, token_docs, token_words
 
@@ -27,6 +27,12 @@ PASSES_BETWEEN = 8
 DISSOLVED = 4
 #: Topics that are dissolved on trial, at most: each costs K times its tokens.
 MAX_DISSOLVED = 50
+#: Tokens of a topic below which one round will do: nearly every topic can be parted with a gain,
+#: and round after round costs more than it brings (K = 1000, 2 M tokens; 2026-11).
+FEW_TOKENS = 1000
+#: Passes of the first stage before the prior is learnt: at first all topics are alike, and a prior
+#: learnt from that holds them so (K = 100: from 10 passes on is worse than never; 2026-11).
+LEARN_AFTER = 20
 
 
 def grow(
@@ -39,6 +45,7 @@ def grow(
     threads: Map,
     effort: float,
     last: int = 2,
+    learn_alpha: bool = False,
 ) -> int:
     """Find first topics on few documents, then on twice as many, and so on up to half of them.
 
@@ -59,6 +66,8 @@ def grow(
     last
         The last stage has one document in so many: 2, or 1 where the documents are themselves
         but a part.
+    learn_alpha
+        Learn ``alpha``, in place, as soon as the first topics have parted (Minka's fixed point).
 
     Returns
     -------
@@ -75,16 +84,19 @@ def grow(
     for share in shares if staged else ():
         n_active = n_groups // share
         prior = (alpha, beta)
-        for seed in seeds.spawn(max(1, min(round(share * effort), MAX_PASSES))):
+        n_tokens = _count_active(state, n_active)
+        n_passes = max(1, min(round(share * effort), MAX_PASSES))
+        for number, seed in enumerate(seeds.spawn(n_passes)):
             sample_pass(state, n_wk, n_k, *prior, seed, threads, n_active)
-            drawn += _count_active(state, n_active)
-        small = _count_active(state, n_active) <= MAX_EXCHANGED
-        for seed in seeds.spawn(MAX_ROUNDS if small else 0):
+            drawn += n_tokens
+            if learn_alpha and (share < shares[0] or number >= LEARN_AFTER):
+                alpha[:] = learnt(alpha, minka_sums(state, alpha, threads))
+        for seed in seeds.spawn(_count_rounds(n_tokens, len(alpha))):
             if not exchange_topics(state, n_wk, n_k, *prior, seed, threads, n_active):
                 break
             for seed_of_pass in seed.spawn(PASSES_BETWEEN):
                 sample_pass(state, n_wk, n_k, *prior, seed_of_pass, threads, n_active)
-                drawn += _count_active(state, n_active)
+                drawn += n_tokens
     return drawn
 
 
@@ -145,6 +157,13 @@ def list_topics(state: State, docs: Array, topics: Array) -> None:
     state["list_topics"][at] = pairs % n_topics
     state["list_counts"][at] = counts
     state["list_size"][:n_docs] = sizes
+
+
+def _count_rounds(n_tokens: int, n_topics: int) -> int:
+    """Rounds of exchanging topics, at most, of a stage with so many tokens."""
+    if n_tokens > MAX_EXCHANGED:
+        return 0
+    return 1 if n_tokens < FEW_TOKENS * n_topics else MAX_ROUNDS
 
 
 def _count_active(state: State, n_groups: int) -> int:

@@ -12,7 +12,7 @@ from scipy.special import gammaln
 from dask_petuum.algorithms.kernels.lda_split import dissolve_topic, part_topic
 from dask_petuum.algorithms.lda_sampler import sample_pass
 from dask_petuum.algorithms.lda_split import Tokens, choose_exchanges, regroup
-from dask_petuum.algorithms.lda_start import exchange_topics
+from dask_petuum.algorithms.lda_start import exchange_topics, grow
 from dask_petuum.algorithms.lda_tokens import lay_out, padded, token_docs, token_words
 
 ALPHA, BETA = 0.1, 0.05
@@ -145,3 +145,23 @@ def test_a_topic_of_two_subjects_is_parted(sampler: str) -> None:
             own = slice(ptr[doc], ptr[doc] + state["list_size"][doc])
             listed = dict(zip(state["list_topics"][own], state["list_counts"][own], strict=True))
             assert listed == {k: n for k, n in enumerate(counts[doc]) if n}
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_start_learns_the_prior_in_place_or_leaves_it(learn: bool) -> None:
+    rng = np.random.default_rng(0)
+    n_topics, n_words = 4, 40
+    # one subject a document: a prior far below the one that the start is given
+    counts = np.zeros((2500, n_words), dtype=np.int32)
+    for doc, subject in enumerate(rng.integers(0, n_topics, len(counts))):
+        np.add.at(counts[doc], rng.integers(10 * subject, 10 * subject + 10, 50), 1)
+    state = lay_out(counts, n_topics, "dense")
+    n_wk = np.zeros((n_words, padded(n_topics)), dtype=np.int32)
+    n_k = np.zeros(padded(n_topics), dtype=np.int64)
+    alpha = np.full(n_topics, 1.0)
+    seeds = np.random.SeedSequence(1)
+    grow(state, n_wk, n_k, alpha, BETA, seeds, in_turn, 8.0, learn_alpha=learn)
+    if learn:
+        assert 0 < alpha.sum() < 1
+    else:
+        np.testing.assert_array_equal(alpha, 1.0)

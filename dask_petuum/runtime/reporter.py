@@ -24,6 +24,8 @@ class Reporter:
         Sends the rank's clock, and records; in any thread.
     later
         Calls a function after so many seconds, in any thread.
+    clock
+        Seconds.
     """
 
     # The mutable state is `_records`, `_sent` and `_is_waiting`, all under the lock.
@@ -32,12 +34,14 @@ class Reporter:
         self,
         send: Callable[[Sequence[Record]], None],
         later: Callable[[float, Callable[[], None]], None],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._clock = clock
         self._send = send
         self._later = later
         self._lock = threading.Lock()
         self._records: list[Record] = []
-        self._sent = 0.0
+        self._sent = -REPORT_SECONDS
         self._is_waiting = False
 
     def __repr__(self) -> str:
@@ -53,7 +57,7 @@ class Reporter:
     def note(self, now: bool = False) -> None:
         """Report the clock: at once, or where the last report was a moment ago, with the next."""
         with self._lock:
-            wait = self._sent + REPORT_SECONDS - time.perf_counter()
+            wait = self._sent + REPORT_SECONDS - self._clock()
             if wait > 0 and not now:
                 if self._records and not self._is_waiting:
                     self._is_waiting = True
@@ -72,5 +76,5 @@ class Reporter:
 
     def _take(self) -> list[Record]:
         records, self._records = self._records, []
-        self._sent = time.perf_counter()
+        self._sent = self._clock()
         return records

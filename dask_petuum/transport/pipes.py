@@ -113,6 +113,8 @@ class Pipes:
         except TransportError as error:
             if self._waiting.pop(number, None) is not None:
                 on_reply(error)
+        if not self._is_open:  # closed meanwhile: who waits is not to be kept
+            self._waiting.clear()
 
     def read(self) -> None:
         """Take the frames that have come; called on the event loop."""

@@ -9,10 +9,11 @@ Ratings lie twice, by user and by item, each with its residual (16 bytes a ratin
 behind by the last change of the other side; whoever reads a row next brings it up to date
 on the way, so that there is no pass that only updates residuals.
 
-Users stay in their partition. Every partition has all items; their normal equations (44 numbers an
-item) are summed through the table ``sums``, to which each partition adds what is new against
-its last contribution, and every partition solves them alike. That is one clock for each block.
-With one partition there is no table, and a clock is a pass.
+Over several partitions it is CCD++'s distributed form (Yu et al. 2012, section 4.2). A partition
+has its users' ratings, and besides it owns a range of items, whose ratings by all users are dealt
+to it once. It solves its users, shows all partitions their values of the block and by how much they
+changed (64 bytes a user), then does the same with its items. So every rating is read as often as
+in one partition, every row is solved once, and the result is the same but for the order of sums.
 
 References
 ----------
@@ -23,21 +24,22 @@ matrix factorization for recommender systems", ICDM 2012.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dask_petuum.data import Partition
-from dask_petuum.runtime.context import Context, View
+from dask_petuum.runtime.context import Context
+from dask_petuum.runtime.exchange_program import ExchangeProgram
 from dask_petuum.runtime.job import RunResult
-from dask_petuum.runtime.program import DataParallelProgram, Record, State
-from dask_petuum.store.spec import TableSpec
+from dask_petuum.runtime.program import Record, State
 
-from .kernels.mf_ccd import gather_rows, solve_rows, spread_rows, update_rows
+from .kernels.mf_ccd import update_rows
 from .kernels.mf_lanes import LANES
 from .kernels.mf_rows import pad_columns, pad_rows, sum_squares
-from .mf_problem import Problem, Split, split_ratings
+from .mf_problem import Problem, split_ratings
 from .mf_stop import Stop
 
 __all__ = ["CcdProgram", "Plan", "Step", "padded_rows"]
@@ -49,8 +51,8 @@ CHUNK_ENTRIES, MAX_CHUNKS = 1 << 14, 64
 FIRST_ROUNDS = 5
 #: Rounds over the biases alone before that.
 BIAS_ROUNDS = 2
-#: Numbers of an item's normal equations as they travel: the upper triangle and the right side.
-N_SUMS = LANES * (LANES + 1) // 2 + LANES
+#: What a row of a side costs besides its ratings, in ratings: to solve it.
+ROW_COST = 16
 
 Floats = NDArray[np.float32]
 Rows = tuple[NDArray[np.int64], NDArray[np.int32], Floats]
@@ -85,16 +87,10 @@ class Plan:
         """Steps of a pass, in order."""
         return self._later if n_pass else self._first
 
-    def n_clocks(self, n_passes: int) -> int:
-        """Clocks of so many passes, where a clock is a step and one more ends a pass."""
-        return n_passes * (self.n_blocks + 1) + len(self._first) - self.n_blocks
-
-    def at(self, clock: int) -> Step | None:
-        """Step of such a clock; None: only measure, at the end of a pass."""
-        if clock < len(self._first):
-            return self._first[clock]
-        place = (clock - len(self._first)) % (self.n_blocks + 1)
-        return self._later[place - 1] if place else None
+    def following(self, n_pass: int, place: int) -> Step:
+        """Give the step behind one of a pass."""
+        steps = self.steps(n_pass)
+        return steps[place + 1] if place + 1 < len(steps) else self._later[0]
 
 
 def padded_rows(counts: NDArray[Any], n_others: int) -> Rows:
@@ -116,8 +112,8 @@ def _chunks(starts: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
 
 
-class CcdProgram(DataParallelProgram):
-    """Cyclic descent; see the module.
+class CcdProgram(ExchangeProgram):
+    """Cyclic descent; a clock is a pass, and a step is two rounds: users, then items.
 
     Parameters
     ----------
@@ -125,172 +121,173 @@ class CcdProgram(DataParallelProgram):
         What is minimised.
     plan
         The order of the steps.
-    n_parts
-        Partitions of the run.
+    sizes
+        Users of each partition of the run.
     stop
         When to end.
     """
 
-    metrics = ("squares", "held", "ended")
+    metrics = ("squares", "held")
 
-    def __init__(self, problem: Problem, plan: Plan, n_parts: int, stop: Stop) -> None:
+    def __init__(self, problem: Problem, plan: Plan, sizes: Sequence[int], stop: Stop) -> None:
         self.problem = problem
         self.plan = plan
         self.stop = stop
-        self.is_alone = n_parts == 1
-        self._view: tuple[Context, View] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_view": None}
-
-    def n_clocks(self, n_passes: int) -> int:
-        """Clocks of so many passes."""
-        return n_passes if self.is_alone else self.plan.n_clocks(n_passes)
-
-    def tables(self) -> Sequence[TableSpec]:
-        """Specify the sums of the items' normal equations."""
-        if self.is_alone:
-            return []
-        return [TableSpec("sums", (self.problem.n_items, N_SUMS), "float32", dims=("item", "sum"))]
+        self.n_users = sum(sizes)
+        self._owned = _shares(problem.item_counts, len(sizes))
 
     def start(self, ctx: Context, partition: Partition) -> State:
-        """Lay the ratings out by user and by item."""
-        problem = self.problem
+        """Lay the partition's ratings out by user."""
+        problem, n_blocks = self.problem, self.plan.n_blocks
         split = split_ratings(problem, partition)
-        state = _ratings_state(split, partition.n_rows, problem.n_items)
+        counts = np.diff(split.indptr)
+        by_user = padded_rows(counts, problem.n_items)
+        pad_rows((split.data, split.indices, split.indptr), *by_user)
         users = np.zeros((partition.n_rows, problem.width), np.float32)
         if problem.has_biases:
             users[:, 1] = 1
-        n_blocks = self.plan.n_blocks
-        state["users"] = _blocked(users, n_blocks)
-        state["items"] = _blocked(problem.first_items(), n_blocks)
-        state["user_counts"] = problem.counts(np.diff(split.indptr))
-        state["item_counts"] = problem.counts(problem.item_counts)
-        state["user_pack"] = np.zeros((partition.n_rows + 1, 2 * LANES), np.float32)
-        state["item_pack"] = np.zeros((problem.n_items + 1, 2 * LANES), np.float32)
-        state["user_change"] = np.zeros((partition.n_rows, LANES), np.float32)
-        state["item_change"] = np.zeros((problem.n_items, LANES), np.float32)
-        #: Block that the items changed last, and whether their sums still wait to be solved: 0 no,
-        #: 1 yes, 2 for the biases only.
-        state["last"] = np.array([n_blocks - 1, 0])
-        if not self.is_alone:
-            state["sent"] = np.zeros((problem.n_items, N_SUMS), np.float32)
-            self._sums(ctx)
-        return state
-
-    def step(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
-        """Do a pass, or with several partitions a block of one."""
-        clock = ctx.clock_index - 1
-        if self.is_alone:
-            for each in self.plan.steps(clock):
-                self._solve_users(ctx, state, each)
-                self._solve_items(ctx, state, each)
-            return self._measure(ctx, state)
-        if state["last"][1]:
-            self._receive(ctx, state)
-        step = self.plan.at(clock)
-        if step is None:
-            return self._measure(ctx, state)
-        squares = self._solve_users(ctx, state, step)
-        self._send(ctx, state, step)
-        return {"squares": squares, "held": 0.0, "ended": 0.0}
-
-    def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
-        """Show the error at the end of the pass; within one, as the clock found it."""
-        return self.stop.errors(self.problem, totals["squares"], totals["held"], totals["ended"])
-
-    def converged(self, history: Sequence[Record]) -> bool:
-        """Ask the stop rule at the end of each pass."""
-        return self.stop.reached(history, n_first=1)
-
-    def finish(self, ctx: Context, partition: Partition, state: State) -> State:
-        """Give the rows of the partition's users; the first one also those of the items."""
-        if not self.is_alone and state["last"][1]:
-            self._receive(ctx, state)
-        items = _rows_of(state["items"])
+        items, own = problem.first_items(), self._owned[partition.index]
+        item_pack = np.zeros((problem.n_items + 1, 2 * LANES), np.float32)
+        item_pack[:-1, LANES:] = items[:, :LANES]
         return {
-            "users": _rows_of(state["users"]),
-            "items": items[: None if partition.index == 0 else 0],
+            **_named("user", by_user),
+            "users": _blocked(users, n_blocks),
+            "items": _blocked(items[own], n_blocks),
+            "user_counts": problem.counts(counts),
+            "item_counts": problem.counts(problem.item_counts[own]),
+            #: of all users and all items: last change, and values of the block to be solved next
+            "user_pack": np.zeros((self.n_users + 1, 2 * LANES), np.float32),
+            "item_pack": item_pack,
+            #: block whose change of the items is in their pack
+            "last": np.array([n_blocks - 1]),
+            "held_users": split.held_users,
+            "held_items": split.held_items,
+            #: as the ratings' residuals, they lag by the last change of the items
+            "held_residual": split.held_ratings.copy(),
         }
 
-    def items_of(self, result: RunResult) -> Floats:
-        """Return the rows of all items from a result."""
-        return np.asarray(result.outputs[0]["items"])
+    def deal(self, ctx: Context, partition: Partition, state: State) -> list[State]:
+        """Deal the ratings to the owners of their items."""
+        split = split_ratings(self.problem, partition)
+        first, counts = partition.row_start, np.diff(split.indptr)
+        users = np.repeat(np.arange(first, first + len(counts), dtype=np.int32), counts)
+        hands: list[State] = []
+        for own in self._owned:
+            mine = (split.indices >= own.start) & (split.indices < own.stop)
+            items = (split.indices[mine] - own.start).astype(np.int32)
+            hands.append({"users": users[mine], "items": items, "ratings": split.data[mine]})
+        return hands
 
-    def _solve_users(self, ctx: Context, state: State, step: Step) -> float:
-        block = step.block
-        pack, last = state["item_pack"], int(state["last"][0])
-        pack[:-1, :LANES] = state["item_change"]
-        pack[:-1, LANES:] = state["items"][block]
-        state["item_change"][:] = 0
-        values, change = state["users"][block], state["user_change"]
-        # The block before may be this one (the first pass, or there is one block only): then its
-        # old values are needed while the new ones are written.
-        before = values.copy() if last == block else state["users"][last]
-        rows = _rows(state, "user")
-        rest = (state["user_counts"], *self._settings(0, step), values, change)
-        squares = sum(
-            ctx.map(lambda cut: update_rows(rows, *cut, before, pack, *rest), _chunks(rows[0]))
+    def collect(
+        self, ctx: Context, partition: Partition, state: State, dealt: Sequence[State]
+    ) -> None:
+        """Lay the ratings of the own items out by item; they come in the order of users."""
+        users, items, ratings = (
+            np.concatenate([hand[name] for hand in dealt]) for name in ("users", "items", "ratings")
         )
-        state["user_pack"][:-1, :LANES] = change
-        state["user_pack"][:-1, LANES:] = values
-        return float(squares)
+        indptr = np.zeros(self.n_users + 1, np.int64)
+        np.cumsum(np.bincount(users, minlength=self.n_users), out=indptr[1:])
+        own = self._owned[partition.index]
+        n_own = own.stop - own.start
+        by_item = padded_rows(self.problem.item_counts[own], self.n_users)
+        scratch = np.empty(n_own, np.int64)
+        pad_columns((ratings, items, indptr), by_item[0], scratch, *by_item[1:])
+        state.update(_named("item", by_item))
 
-    def _solve_items(self, ctx: Context, state: State, step: Step) -> None:
-        block = step.block
-        values, change = state["items"][block], state["item_change"]
-        before, rows = values.copy(), _rows(state, "item")
-        rest = (state["item_counts"], *self._settings(1, step), values, change)
-        pack = state["user_pack"]
-        ctx.map(lambda cut: update_rows(rows, *cut, before, pack, *rest), _chunks(rows[0]))
-        state["last"][0] = block
+    def n_rounds(self, number: int) -> int:
+        """Two rounds for each step."""
+        return 2 * len(self.plan.steps(number))
 
-    def _send(self, ctx: Context, state: State, step: Step) -> None:
-        """Form the partition's part of the items' normal equations and add what is new in it."""
-        block = step.block
-        rows, before, pack = _rows(state, "item"), state["items"][block], state["user_pack"]
-        packed = np.empty((self.problem.n_items, N_SUMS), np.float32)
+    def give(self, ctx: Context, partition: Partition, state: State, at: tuple[int, int]) -> State:
+        """Solve the own rows of one side."""
+        number, turn = at
+        step = self.plan.steps(number)[turn // 2]
+        if turn % 2 == 0:
+            return {"pack": self._solve_users(ctx, partition, state, step)}
+        following = self.plan.following(number, turn // 2)
+        return {"pack": self._solve_items(ctx, partition, state, step, following)}
 
-        def work(cut: tuple[int, int]) -> None:
-            gather_rows(rows, *cut, before, pack, packed)
+    def take(
+        self,
+        ctx: Context,
+        partition: Partition,
+        state: State,
+        at: tuple[int, int],
+        given: Sequence[State],
+    ) -> None:
+        """Put the rows of all partitions side by side."""
+        pack = state["item_pack" if at[1] % 2 else "user_pack"]
+        place = 0
+        for index, each in enumerate(given):
+            rows = each["pack"]
+            if index != partition.index:  # its own are there
+                pack[place : place + len(rows)] = rows
+            place += len(rows)
 
-        ctx.map(work, _chunks(rows[0]))
-        self._sums(ctx).inc(packed - state["sent"])
-        state["sent"] = packed
-        state["last"][:] = block, 1 + step.only_biases
-
-    def _receive(self, ctx: Context, state: State) -> None:
-        """Solve the items from the sums of all partitions."""
-        step = Step(int(state["last"][0]), int(state["last"][1]) == 2)
-        block = step.block
-        packed = self._sums(ctx).values
-        values, change, rows = state["items"][block], state["item_change"], _rows(state, "item")
-        rest = (state["item_counts"], *self._settings(1, step), values, change)
-        pack = state["user_pack"]
-
-        def work(cut: tuple[int, int]) -> None:
-            solve_rows(packed, *cut, *rest)
-            spread_rows(rows, *cut, change, pack)
-
-        ctx.map(work, _chunks(rows[0]))
-        state["last"][1] = 0
-
-    def _measure(self, ctx: Context, state: State) -> Mapping[str, float]:
+    def measure(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
         """Measure the errors of the end of a pass; the residuals by item are up to date."""
         residual = state["item_residual"]
         cuts = np.linspace(0, len(residual), len(_chunks(state["item_starts"])) + 1).astype(int)
         squares = ctx.map(
             lambda k: sum_squares(residual, int(cuts[k]), int(cuts[k + 1])), range(len(cuts) - 1)
         )
-        held = 0.0
-        if len(state["held_ratings"]):
-            error = state["held_ratings"].astype(np.float64)
-            for users, items in zip(state["users"], state["items"], strict=True):
-                error -= np.einsum(
-                    "ij,ij->i", users[state["held_users"]], items[state["held_items"]]
-                )
-            held = float(error @ error)
-        return {"squares": float(sum(squares)), "held": held, "ended": 1.0}
+        error = state["held_residual"] - self._held_change(state)
+        return {"squares": float(sum(squares)), "held": float(np.vdot(error, error))}
+
+    def objective(self, totals: Mapping[str, float]) -> Mapping[str, float]:
+        """Show the errors at the end of the pass."""
+        return self.stop.errors(self.problem, totals["squares"], totals["held"], 1.0)
+
+    def converged(self, history: Sequence[Record]) -> bool:
+        """Ask the stop rule."""
+        return self.stop.reached(history, n_first=1)
+
+    def finish(self, ctx: Context, partition: Partition, state: State) -> State:
+        """Give the rows of the partition's users and of its own items."""
+        return {"users": _rows_of(state["users"]), "items": _rows_of(state["items"])}
+
+    def items_of(self, result: RunResult) -> Floats:
+        """Return the rows of all items from a result."""
+        return np.concatenate([output["items"] for output in result.outputs])
+
+    def _solve_users(self, ctx: Context, partition: Partition, state: State, step: Step) -> Floats:
+        """Solve the partition's users for a block; their rows of the pack."""
+        last = int(state["last"][0])
+        values = state["users"][step.block]
+        # The block before may be this one (the first pass, or there is one block only): then its
+        # old values are needed while the new ones are written.
+        before = values.copy() if last == step.block else state["users"][last]
+        change = np.empty_like(values)
+        state["held_residual"] -= self._held_change(state)
+        settings = (state["user_counts"], *self._settings(0, step))
+        pack = state["item_pack"]
+        _update(ctx, _rows(state, "user"), before, pack, (*settings, values, change))
+        held = change[state["held_users"]], pack[state["held_items"], LANES:]
+        state["held_residual"] -= np.einsum("ij,ij->i", *held)
+        out: Floats = state["user_pack"][partition.row_start :][: len(values)]
+        out[:, :LANES], out[:, LANES:] = change, values
+        return out
+
+    def _solve_items(
+        self, ctx: Context, partition: Partition, state: State, step: Step, following: Step
+    ) -> Floats:
+        """Solve the partition's items for a block; their rows of the pack, for the next block."""
+        values = state["items"][step.block]
+        change = np.empty_like(values)
+        settings = (state["item_counts"], *self._settings(1, step))
+        pack = state["user_pack"]
+        _update(ctx, _rows(state, "item"), values.copy(), pack, (*settings, values, change))
+        state["last"][0] = step.block
+        out: Floats = state["item_pack"][self._owned[partition.index]]
+        out[:, :LANES], out[:, LANES:] = change, state["items"][following.block]
+        return out
+
+    def _held_change(self, state: State) -> Floats:
+        """What the items' last change adds to the predictions of held-out ratings."""
+        users = state["users"][int(state["last"][0])]
+        change = state["item_pack"][state["held_items"], :LANES]
+        out: Floats = np.einsum("ij,ij->i", users[state["held_users"]], change)
+        return out
 
     def _settings(self, side: int, step: Step) -> tuple[Floats, Floats]:
         """Penalties and free lanes of a block."""
@@ -300,30 +297,22 @@ class CcdProgram(DataParallelProgram):
             free[2:] = 0
         return np.ascontiguousarray(penalty), np.ascontiguousarray(free)
 
-    def _sums(self, ctx: Context) -> View:
-        if self._view is None or self._view[0] is not ctx:
-            self._view = (ctx, ctx.table("sums").view())
-        return self._view[1]
+
+def _shares(counts: NDArray[np.int64], n_parts: int) -> list[slice]:
+    """Cut rows into ranges of about equal work, one for each partition."""
+    work = np.cumsum(counts + ROW_COST)
+    cuts = np.searchsorted(work, np.arange(1, n_parts) * work[-1] / n_parts)
+    return [slice(low, high) for low, high in pairwise([0, *cuts.tolist(), len(counts)])]
 
 
-def _ratings_state(split: Split, n_users: int, n_items: int) -> State:
-    csr = (split.data, split.indices, split.indptr)
-    by_user = padded_rows(np.diff(split.indptr), n_items)
-    pad_rows(csr, *by_user)
-    counts = np.bincount(split.indices, minlength=n_items)
-    by_item = padded_rows(counts, n_users)
-    pad_columns(csr, by_item[0], np.empty(n_items, np.int64), *by_item[1:])
-    state: State = {
-        "held_users": split.held_users,
-        "held_items": split.held_items,
-        "held_ratings": split.held_ratings,
-    }
-    for side, rows in (("user", by_user), ("item", by_item)):
-        starts, index, residual = rows
-        state[f"{side}_starts"] = starts
-        state[f"{side}_index"] = index
-        state[f"{side}_residual"] = residual
-    return state
+def _update(
+    ctx: Context, rows: Rows, before: Floats, pack: Floats, rest: tuple[Floats, ...]
+) -> None:
+    ctx.map(lambda cut: update_rows(rows, *cut, before, pack, *rest), _chunks(rows[0]))
+
+
+def _named(side: str, rows: Rows) -> State:
+    return dict(zip((f"{side}_starts", f"{side}_index", f"{side}_residual"), rows, strict=True))
 
 
 def _rows(state: State, side: str) -> Rows:

@@ -41,22 +41,19 @@ def run_fit(estimator: MatrixFactorization, job: Job) -> None:
         seed=estimator._seed(estimator.random_state),
     )
     stop = Stop(float(estimator.tol), int(estimator.n_iter_no_change))
-    n_parts = len(job.sizes)
     program: Any
     if estimator.solver == "ccd":
         plan = Plan(problem.width // LANES, problem.has_biases)
-        program = CcdProgram(problem, plan, n_parts, stop)
-        max_clocks = program.n_clocks(int(estimator.max_iter))
+        program = CcdProgram(problem, plan, [size.n_rows for size in job.sizes], stop)
     else:
         order = Rotation("free" if estimator.schedule == "free" else "fixed")
-        program = SgdProgram(problem, float(estimator.learning_rate), n_parts, stop, order)
-        max_clocks = int(estimator.max_iter)
+        program = SgdProgram(problem, float(estimator.learning_rate), len(job.sizes), stop, order)
     seen = job.map(_rated) if estimator.keep_seen else None
     estimator._run(
         job,
         program,
         partial(_keep, estimator, problem, program),
-        max_clocks=max_clocks,
+        max_clocks=int(estimator.max_iter),
         seed=problem.seed,
     )
     estimator._seen = None if seen is None else _joined(seen)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_petuum.algorithms.kernels import mf_rows, mf_simd, mf_steps
-from dask_petuum.algorithms.kernels.mf_ccd import gather_rows, solve_rows, spread_rows, update_rows
+from dask_petuum.algorithms.kernels.mf_ccd import update_rows
 from dask_petuum.algorithms.kernels.mf_sgd import visit_cell
 from dask_petuum.algorithms.mf_ccd import padded_rows
 from dask_petuum.jit import kernel
@@ -145,35 +145,33 @@ def test_padding_keeps_every_rating(seed, by_item):
         assert found[-1] == 0
 
 
-def test_update_is_gather_solve_and_spread_and_minimises():
+def test_update_minimises_and_brings_residuals_up_to_date():
     rng, csr = matrix(1)
-    one, three = padded(csr), padded(csr)
+    rows = padded(csr)
     n_rows = csr.shape[0]
     pack = rng.standard_normal((csr.shape[1] + 1, 16), dtype=np.float32)
-    pack[:, :8] = 0
     pack[-1] = 0
-    before, counts = np.zeros((n_rows, 8), np.float32), np.diff(csr.indptr).astype(np.float32)
+    before = rng.standard_normal((n_rows, 8), dtype=np.float32)
+    counts = np.diff(csr.indptr).astype(np.float32)
     penalties, free = np.full(8, 0.1, np.float32), np.ones(8, np.float32)
-    values = [np.zeros((n_rows, 8), np.float32) for _ in range(2)]
-    change = [np.empty((n_rows, 8), np.float32) for _ in range(2)]
+    values, change = np.zeros((n_rows, 8), np.float32), np.empty((n_rows, 8), np.float32)
     rest = (before, pack, counts, penalties, free)
-    squares = update_rows(one, 0, n_rows, *rest, values[0], change[0])
-    sums = np.empty((n_rows, 44), np.float32)
-    gather_rows(three, 0, n_rows, before, pack, sums)
-    solve_rows(sums, 0, n_rows, counts, penalties, free, values[1], change[1])
-    spread_rows(three, 0, n_rows, change[1], pack)
-    np.testing.assert_array_equal(values[0], values[1])
-    np.testing.assert_array_equal(one[2], three[2])
-    assert squares == pytest.approx(float((csr.data**2).sum()), rel=1e-5)
+    total = update_rows(rows, 0, n_rows, *rest, values, change)
+    np.testing.assert_array_equal(change, values)
+    squares = 0.0
     for i in range(n_rows):
         own = slice(csr.indptr[i], csr.indptr[i + 1])
-        v = pack[csr.indices[own], 8:].astype(float)
-        ridge = 0.1 * counts[i] * np.eye(8)
+        moved, v = np.hsplit(pack[csr.indices[own]].astype(float), 2)
+        found = csr.data[own] - moved @ before[i]
+        squares += found @ found
+        place = slice(rows[0][i], rows[0][i] + len(v))
+        np.testing.assert_allclose(rows[2][place], found - v @ values[i], rtol=1e-3, atol=1e-4)
         if len(v):
-            best = np.linalg.solve(v.T @ v + ridge, v.T @ csr.data[own])
-            np.testing.assert_allclose(values[0][i], best, rtol=1e-3, atol=1e-4)
+            best = np.linalg.solve(v.T @ v + 0.1 * counts[i] * np.eye(8), v.T @ found)
+            np.testing.assert_allclose(values[i], best, rtol=1e-3, atol=1e-4)
         else:
-            assert not values[0][i].any()
+            assert not values[i].any()
+    assert total == pytest.approx(squares, rel=1e-5)
 
 
 @pytest.mark.parametrize("n_groups", [1, 2, 4])

@@ -26,6 +26,7 @@ from dask_petuum.exceptions import TransportError
 
 __all__ = [
     "add_handlers",
+    "after",
     "broadcast",
     "call_scheduler",
     "call_worker",
@@ -41,7 +42,9 @@ __all__ = [
     "spawn",
     "start_on_loop",
     "task_error",
+    "unwatch",
     "wait_on_loop",
+    "watch",
     "wrap_array",
 ]
 
@@ -200,6 +203,32 @@ def on_loop(node: Any, function: Callable[..., Any], *args: Any) -> None:
     """Run a function soon on the event loop of a worker, from any thread."""
     loop: asyncio.AbstractEventLoop = node.loop.asyncio_loop
     loop.call_soon_threadsafe(function, *args)
+
+
+def after(node: Any, seconds: float, function: Callable[[], None]) -> None:
+    """Run a function after a time on the event loop of a worker, from any thread."""
+    loop: asyncio.AbstractEventLoop = node.loop.asyncio_loop
+    loop.call_soon_threadsafe(loop.call_later, seconds, function)
+
+
+def watch(node: Any, source: int, on_input: Callable[[], None]) -> None:
+    """Call a function on the event loop of a worker whenever a file has something to read."""
+    loop: asyncio.AbstractEventLoop = node.loop.asyncio_loop
+    loop.call_soon_threadsafe(loop.add_reader, source, on_input)
+
+
+def unwatch(node: Any, source: int, then: Callable[[], None]) -> None:
+    """Undo :func:`watch`, from any thread; then call a function."""
+    loop: asyncio.AbstractEventLoop = node.loop.asyncio_loop
+
+    def stop() -> None:
+        loop.remove_reader(source)
+        then()
+
+    try:
+        loop.call_soon_threadsafe(stop)
+    except RuntimeError:  # the loop is closed: it watches nothing any more
+        then()
 
 
 def spawn(node: Any, coroutine: Coroutine[Any, Any, Any]) -> None:

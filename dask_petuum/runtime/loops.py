@@ -8,6 +8,8 @@ from typing import Any
 from dask_petuum.data import Partition
 from dask_petuum.model_parallel import Rotation
 from dask_petuum.runtime.block_program import ModelParallelProgram
+from dask_petuum.runtime.exchange_loop import run_exchange
+from dask_petuum.runtime.exchange_program import ExchangeProgram
 from dask_petuum.runtime.free_loop import run_free
 from dask_petuum.runtime.loop import run_loop
 from dask_petuum.runtime.metrics import LoopPlan, RankResult, metrics_table
@@ -61,9 +63,10 @@ def check_consistency(program: Program, consistency: Consistency) -> None:
     Raises
     ------
     ValueError
-        For a model-parallel program with "asp".
+        For a model-parallel or exchanging program with "asp".
     """
-    if isinstance(program, ModelParallelProgram) and not consistency.bounded:
+    alike = (ModelParallelProgram, ExchangeProgram)
+    if isinstance(program, alike) and not consistency.bounded:
         raise ValueError("model-parallel programs need a bound: consistency cannot be 'asp'")
 
 
@@ -77,6 +80,8 @@ def run_program(
         if program.schedule().moves:
             return run_rotation(ctx, program, partitions, plan)
         return run_shared(ctx, program, partitions, plan)
+    if isinstance(program, ExchangeProgram):
+        return run_exchange(ctx, program, partitions, plan)
     if isinstance(program, DataParallelProgram):
         return run_loop(ctx, program, partitions, plan)
     raise TypeError(f"{type(program).__name__} is neither a data- nor a model-parallel program")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from dask_petuum.runtime.free_loop import Assignment, Done
 from dask_petuum.runtime.local import partition_seed
 from dask_petuum.runtime.program import Record
 from dask_petuum.runtime.rank_run import RankRun
+from dask_petuum.runtime.reporter import Reporter
 from dask_petuum.runtime.scheduled_task import ScheduledTask
 from dask_petuum.runtime.shelf import Shelf
 from dask_petuum.runtime.spec import RunSpec
@@ -31,9 +32,6 @@ __all__ = ["RankContext", "read_shard", "run_rank"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-#: Least time between two reports of a rank's clock to the scheduler, seconds.
-REPORT_SECONDS = 0.02
 
 
 class RankContext:
@@ -50,7 +48,10 @@ class RankContext:
         self._threads = threads
         self._worker = worker
         self._read_my_writes = True
-        self._reported = 0.0
+        # not a method of this: a circle of references would keep the run's memory
+        self._reporter = Reporter(
+            partial(_tell, worker, spec.run_id, rank, run.endpoint), partial(adapter.after, worker)
+        )
 
     def __repr__(self) -> str:
         return f"<RankContext {self.rank} of {self.n_ranks}, clock {self.clock_index}>"
@@ -148,12 +149,12 @@ class RankContext:
     def clock(self) -> None:
         """End this rank's step; wait until the views are fresh enough."""
         self._endpoint.clock()
-        self._tell()
+        self._reporter.note()
 
     def barrier(self) -> None:
         """End this rank's step; wait for every rank's increments up to here."""
         self._endpoint.clock(barrier=True)
-        self._tell(now=True)
+        self._reporter.note(now=True)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Call a function (that releases the GIL) on each item in the rank's threads, in order."""
@@ -194,27 +195,12 @@ class RankContext:
 
     def report(self, record: Record) -> None:
         """Send a finished clock's record to the client, by way of the scheduler."""
-        self._cast("petuum-record", run_id=self._spec.run_id, record=record)
+        self._reporter.add(record)
 
-    def _tell(self, now: bool = False) -> None:
-        """Report this rank's clock."""
-        moment = time.perf_counter()
-        if not now and moment - self._reported < REPORT_SECONDS:
-            return
-        self._reported = moment
-        state = self._endpoint.statistics.summary()
-        self._cast(
-            "petuum-clock",
-            run_id=self._spec.run_id,
-            rank=self.rank,
-            clock=self.clock_index,
-            state=state,
-        )
-
-    def _cast(self, operation: str, **message: Any) -> None:
-        plugin = self._worker.plugins.get(PLUGIN_NAME)
-        if plugin is not None:
-            adapter.on_loop(self._worker, plugin.tell, operation, message)
+    def finish(self) -> None:
+        """Wait until every owner has this rank's increments; report what is left."""
+        self._endpoint.finish()
+        self._reporter.note(now=True)
 
 
 class _RankTable:
@@ -252,7 +238,7 @@ def run_rank(
         with Threads(spec.n_threads or worker.state.nthreads) as threads:
             ctx = RankContext(spec, rank, run, threads, worker)
             result = function(ctx, pieces)
-        endpoint.finish()
+        ctx.finish()
         _ask(worker, "petuum_finish", run_id=spec.run_id, rank=rank)
     except RunInterruptedError:
         raise
@@ -272,6 +258,22 @@ def read_shard(run_id: str, table: str) -> list[tuple[int, Any]]:
     """Read this worker's blocks of a table: the body of a task."""
     blocks: list[tuple[int, Any]] = get_worker().plugins[PLUGIN_NAME].shard(run_id, table)
     return blocks
+
+
+def _tell(
+    worker: Any, run_id: str, rank: int, endpoint: Endpoint, records: Sequence[Record]
+) -> None:
+    """Report a rank's clock, and records of finished ones, to the scheduler."""
+    plugin = worker.plugins.get(PLUGIN_NAME)
+    if plugin is not None:
+        message = {
+            "run_id": run_id,
+            "rank": rank,
+            "clock": endpoint.clock_index,
+            "state": endpoint.statistics.summary(),
+            "records": list(records),
+        }
+        adapter.on_loop(worker, plugin.tell, "petuum-clock", message)
 
 
 def _exchange(worker: Any, spec: RunSpec, rank: int, value: Any) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from dask_petuum.runtime.kept_parts import KeptParts
 from dask_petuum.runtime.mailbox import Array, Mailbox, decode_arrays, encode_arrays
 from dask_petuum.runtime.outbox import Outbox, Parcel
 from dask_petuum.runtime.owner_service import OwnerService
+from dask_petuum.runtime.reception import Reception
 from dask_petuum.runtime.shelf import Shelf
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.store.codec import Allocator
@@ -25,6 +28,7 @@ from dask_petuum.store.messages import number_of
 from dask_petuum.store.owner import Owner
 from dask_petuum.store.rank import RankCore
 from dask_petuum.transport.dask_comms import DaskTransport, Node
+from dask_petuum.transport.pipes import Pipes
 from dask_petuum.transport.shared import Arena, PeerArena
 
 __all__ = ["RankRun"]
@@ -42,6 +46,8 @@ class RankRun:
         Which.
     node
         The worker.
+    pool
+        Its thread for large messages.
     before
         The run whose final values this one starts with.
     kept
@@ -49,13 +55,14 @@ class RankRun:
     """
 
     # The mutable state beside that of its parts is `_answers`: those whose arrays another rank may
-    # still read here; the event loop changes it.
+    # still read here; under its lock.
 
     def __init__(
         self,
         spec: RunSpec,
         rank: int,
         node: Node,
+        pool: Executor,
         before: RankRun | None = None,
         kept: KeptParts | None = None,
     ) -> None:
@@ -94,7 +101,14 @@ class RankRun:
         self.endpoint.on_delivered = self.outbox.taken
         self.endpoint.on_failure = self._interrupt_blocks
         self.endpoint.on_fetched = self._arrived
+        self.reception = Reception(self, pool)
+        self._node = node
         self._answers: dict[int, dict[tuple[str, int], list[Any]]] = {}
+        self._answers_lock = threading.Lock()
+        self._pipes: Pipes | None = None
+        if self.arena is not None:
+            self._pipes = Pipes(rank, self.arena, self.reception.take)
+            node.watch(self._pipes.source, self._pipes.read)
 
     def sender_of(self, message: Mapping[str, Any]) -> int:
         """Take the sender's rank; raises ProtocolError where there is no such rank."""
@@ -102,22 +116,24 @@ class RankRun:
 
     def describe_memory(self) -> dict[str, Any] | None:
         """What others need to read this rank's arena; None: nothing is shared."""
-        return None if self.arena is None else self.arena.describe()
+        if self.arena is None or self._pipes is None:
+            return None
+        return {**self.arena.describe(), **self._pipes.describe()}
 
     def open_memory(self, rank: int, descriptions: list[dict[str, Any] | None]) -> list[int]:
         """Map the arenas of the ranks on this host; return which they are."""
         self._peers = {}
         for other, description in enumerate(descriptions):
-            if other != rank and description is not None and self.arena is not None:
+            if other != rank and description is not None and self._pipes is not None:
                 peer = PeerArena.open(description)
-                if peer is not None:
+                if peer is not None and self._pipes.connect(other, description, peer):
                     self._peers[other] = peer
         return sorted(self._peers)
 
     def share_memory(self, rank: int, opened: list[list[int]]) -> None:
         """Use shared memory with the ranks that have opened this one's."""
         readers = {other for other, ranks in enumerate(opened) if rank in ranks}
-        self.transport.share(self._peers, readers)
+        self.transport.share(self._peers, readers, self._pipes)
 
     @property
     def block_bytes(self) -> int:
@@ -164,22 +180,22 @@ class RankRun:
             return {"arrays": encode_arrays(arrays, self._allocator(sender))}
 
         block, task = number_of(message, "block"), number_of(message, "stamp")
-        given = self.shelf.give(block, task, encode)
-        return self.transport.pack(sender, {"status": "OK", **given})
+        return {"status": "OK", **self.shelf.give(block, task, encode)}
 
     def _arrived(self, message: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
         self.mailbox.put(*decode_arrays({**message, **reply}))
 
     def keep(self, message: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
         """Keep an answer's arrays until its reader says that they are installed."""
-        kept = self._answers.setdefault(message["rank"], {})
-        for kind, number in message.get("consumed", ()):
-            kept.pop((str(kind), int(number)), None)
-        if self.arena is not None and reply.get("chunks"):
-            kind = "pull" if "number" in message else "open"
-            number = int(message["number" if kind == "pull" else "plan"])
-            # A request that was repeated has several answers, and any of them may be read.
-            kept.setdefault((kind, number), []).append(reply)
+        with self._answers_lock:
+            kept = self._answers.setdefault(message["rank"], {})
+            for kind, number in message.get("consumed", ()):
+                kept.pop((str(kind), int(number)), None)
+            if self.arena is not None and reply.get("chunks"):
+                kind = "pull" if "number" in message else "open"
+                number = int(message["number" if kind == "pull" else "plan"])
+                # A request that was repeated has several answers, and any of them may be read.
+                kept.setdefault((kind, number), []).append(reply)
 
     def save(self, arrays: Mapping[str, Array]) -> None:
         """Begin a checkpoint: the shard's copy follows when all ranks have come here."""
@@ -206,4 +222,7 @@ class RankRun:
             self.saver.close()
         self.endpoint.close()
         self.outbox.close()
-        self._answers.clear()
+        with self._answers_lock:
+            self._answers.clear()
+        if self._pipes is not None:
+            self._node.unwatch(self._pipes.source, self._pipes.close)

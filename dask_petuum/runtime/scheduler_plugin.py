@@ -87,7 +87,6 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         }
         self._casts: dict[str, Callable[..., Any]] = {
             "petuum-clock": self.report,
-            "petuum-record": self.add_record,
             "petuum-silent": self.note_silence,
         }
         adapter.add_handlers(scheduler, self._calls, self._casts)
@@ -220,19 +219,22 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         return await self._desk.checkpoint(fit_id)
 
     def report(
-        self, run_id: str, rank: int, clock: int, state: dict[str, Any], **extra: Any
+        self,
+        run_id: str,
+        rank: int,
+        clock: int,
+        state: dict[str, Any],
+        records: Sequence[dict[str, Any]],
+        **extra: Any,
     ) -> None:
-        """Note a rank's clock (one way)."""
+        """Note a rank's clock, and records of finished clocks (one way)."""
         board = self._boards.get(run_id)
         if board is not None:
             board.report(rank, clock, state)
-
-    def add_record(self, run_id: str, record: dict[str, Any], **extra: Any) -> None:
-        """Note a finished clock's record (one way)."""
-        board = self._boards.get(run_id)
-        if board is not None:
-            board.add_record(record)
-            self._notify(run_id)
+            for record in records:
+                board.add_record(record)
+            if records:
+                self._notify(run_id)
 
     async def watch(self, run_id: str, since: int) -> dict[str, Any]:
         """Tell the client what is new; waits for news, but not for ever."""

@@ -49,6 +49,12 @@ class Shelf:
         with self._lock:
             return dict(self._blocks)
 
+    def nbytes_of(self, block: Any) -> int:
+        """Bytes of a block; 0 where it is not here."""
+        with self._lock:
+            arrays = self._blocks.get(block, {}) if isinstance(block, int) else {}
+            return sum(values.nbytes for values in arrays.values())
+
     def give(self, block: int, task: int, encode: Any) -> Mapping[str, Any]:
         """Give a block away for a task; asked again, the same again.
 

@@ -1,8 +1,7 @@
 """The worker's part: its shards of every run, and the handlers through which others reach them.
 
 One plugin per worker process, for its whole life; runs come by tasks (one long-running task per
-rank) and go by a call of the scheduler. Small messages are handled on the event loop; big ones in
-one thread of their own, in kernels that release the GIL, so that the loop only moves frames.
+rank) and go by a call of the scheduler. What a message does is :mod:`.reception`'s.
 """
 
 from __future__ import annotations
@@ -21,20 +20,14 @@ from dask_petuum.exceptions import ProtocolError, RunError, RunInterruptedError,
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.interrupt import shield_from_interrupts
 from dask_petuum.runtime.kept_parts import KeptParts
-from dask_petuum.runtime.mailbox import decode_arrays
 from dask_petuum.runtime.rank_run import RankRun
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.version import PLUGIN_NAME, version
-from dask_petuum.store.codec import chunk_bytes
-from dask_petuum.store.messages import field_of, number_of
+from dask_petuum.store.messages import field_of
 
 __all__ = ["PetuumWorker", "WorkerNode"]
 
 logger = logging.getLogger(__name__)
-
-#: Messages and shards up to this size are handled on the event loop, bytes: 0.1 ms of a memcpy,
-#: less than the way to another thread and back.
-INLINE_BYTES = 2**20
 
 
 class WorkerNode:
@@ -62,6 +55,14 @@ class WorkerNode:
     def wrap(self, array: Any) -> Any:
         """Mark an array to travel as a frame of its own."""
         return adapter.wrap_array(array)
+
+    def watch(self, source: int, on_input: Any) -> None:
+        """Call a function on the event loop whenever a pipe has something to read."""
+        adapter.watch(self._worker, source, on_input)
+
+    def unwatch(self, source: int, then: Any) -> None:
+        """Undo `watch`; then call a function."""
+        adapter.unwatch(self._worker, source, then)
 
 
 class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
@@ -126,8 +127,9 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         adapter.remove_handlers(worker, self._calls, self._casts)
         if self._unshield is not None:
             self._unshield()
-        for run_id in list(self._runs):
+        for run_id, run in list(self._runs.items()):
             self.interrupt(run_id, f"worker {worker.address} is closing")
+            run.close()
         self._runs.clear()
         self._pool.shutdown(wait=False)
 
@@ -148,7 +150,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         if spec.after is not None and before is None:
             address = self._worker.address
             raise RunError(f"the values of the last run are gone: {address} was started again")
-        run = RankRun(spec, rank, WorkerNode(self._worker), before, self.kept)
+        run = RankRun(spec, rank, WorkerNode(self._worker), self._pool, before, self.kept)
         self._runs[spec.run_id] = run
         return run
 
@@ -172,45 +174,20 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         """Take another rank's batch and answer its read."""
         return await self._serve("step", message)
 
-    async def block(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    async def block(self, message: Mapping[str, Any]) -> Any:
         """Take a block of variables that another rank sends on.
 
         Answered when this rank's thread has taken it: the sender then sends the next one.
         """
-        try:
-            run = self._runs.get(field_of(message, "run", str))
-            if run is None:
-                return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
-            message = run.transport.unpack(run.sender_of(message), message)
-            loop = asyncio.get_running_loop()
-            parcel = await loop.run_in_executor(self._pool, decode_arrays, message)
-        except ProtocolError as error:
-            return {"status": "refused", "text": str(error)}
-        answered = _Answer(loop)
-        run.mailbox.put(*parcel, taken=lambda: answered({"status": "OK"}))
-        reply: dict[str, Any] = await answered.future
-        return reply
+        return await self._serve("block", message)
 
     async def fetch(self, message: Mapping[str, Any]) -> Any:
         """Give a block of variables that lies here to another rank."""
-        try:
-            run = self._runs.get(field_of(message, "run", str))
-            if run is None:
-                return {"status": "gone", "text": f"run {message['run']!r} is not on this worker"}
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, run.give_block, message)
-        except ProtocolError as error:
-            return {"status": "refused", "text": str(error)}
+        return await self._serve("fetch", message)
 
-    async def fetched(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    async def fetched(self, message: Mapping[str, Any]) -> Any:
         """Forget a block that has come to where it was fetched."""
-        try:
-            run = self._runs.get(field_of(message, "run", str))
-            if run is not None:
-                run.shelf.forget(number_of(message, "stamp"))
-        except ProtocolError as error:
-            return {"status": "refused", "text": str(error)}
-        return {"status": "OK"}
+        return await self._serve("fetched", message)
 
     async def keep(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Keep a piece of another worker's part of a checkpoint."""
@@ -276,19 +253,9 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             message = run.transport.unpack(sender, message)
         except ProtocolError as error:
             return {"status": "refused", "text": str(error)}
-        handle = getattr(run.service, operation)
         answered = _Answer(asyncio.get_running_loop())
-        size = run.service.nbytes
-        if operation == "push":
-            chunks = message.get("chunks", ())
-            size = sum(chunk_bytes(chunk) for chunk in chunks if isinstance(chunk, dict))
-        if size <= INLINE_BYTES:
-            handle(message, answered)
-        else:
-            await answered.loop.run_in_executor(self._pool, handle, message, answered)
-        reply = await answered.future
-        run.keep(message.get("pull", message), reply)
-        return run.transport.pack(sender, reply)
+        run.reception.take(f"petuum_{operation}", message, answered)
+        return run.transport.pack(sender, await answered.future)
 
 
 class _Answer:

@@ -1,7 +1,8 @@
 """A transport over Dask's own connections: no port of our own, TLS where the cluster has it.
 
 An array travels as a frame of its own, without a pickle or a copy (frames are at most 4 MB because
-the codec cuts chunks so), or not at all where both ranks share memory (:mod:`.shared`).
+the codec cuts chunks so), or not at all where both ranks share memory (:mod:`.shared`); those send
+each other messages by pipes (:mod:`.pipes`), past Dask.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 from dask_petuum.exceptions import TransportError
 from dask_petuum.transport.base import OnReply
+from dask_petuum.transport.pipes import Pipes
 from dask_petuum.transport.shared import Arena, PeerArena
 from dask_petuum.transport.wire import pack, unpack
 
@@ -35,6 +37,12 @@ class Node(Protocol):
     def wrap(self, array: Any) -> Any:
         """Mark an array to travel as a frame of its own."""
 
+    def watch(self, source: int, on_input: Any) -> None:
+        """Call a function on the event loop whenever a pipe has something to read."""
+
+    def unwatch(self, source: int, then: Any) -> None:
+        """Undo `watch`; then call a function."""
+
 
 class DaskTransport:
     """Calls other ranks' workers.
@@ -49,7 +57,8 @@ class DaskTransport:
         This rank's memory that others on its host can read; None: nothing is shared.
     """
 
-    # The mutable state is `_peers` and `_readers` (set once, before the first call) and `_open`.
+    # The mutable state is `_peers`, `_readers` and `_pipes` (set once, before the first call) and
+    # `_open`.
 
     def __init__(self, node: Node, addresses: Sequence[str], arena: Arena | None = None) -> None:
         self._node = node
@@ -57,12 +66,16 @@ class DaskTransport:
         self._arena = arena
         self._peers: dict[int, PeerArena] = {}
         self._readers: frozenset[int] = frozenset()
+        self._pipes: Pipes | None = None
         self._open = True
 
-    def share(self, peers: Mapping[int, PeerArena], readers: Iterable[int]) -> None:
-        """Note whose memory is within reach, and which ranks reach this one's."""
+    def share(
+        self, peers: Mapping[int, PeerArena], readers: Iterable[int], pipes: Pipes | None = None
+    ) -> None:
+        """Note whose memory (and pipe) is within reach, and which ranks reach this one's."""
         self._peers = dict(peers)
         self._readers = frozenset(readers)
+        self._pipes = pipes
 
     def reaches(self, peer: int) -> bool:
         """Whether a rank can read this one's arena."""
@@ -72,7 +85,11 @@ class DaskTransport:
         self, peer: int, operation: str, message: Mapping[str, Any], on_reply: OnReply
     ) -> None:
         """Send a message to a rank's owner."""
-        if self._open:
+        if not self._open:
+            return
+        if self._pipes is not None and peer in self._peers and peer in self._readers:
+            self._pipes.call(peer, operation, message, on_reply)
+        else:
             self._node.spawn(self._call(peer, operation, message, on_reply))
 
     def cast(self, operation: str, message: Mapping[str, Any]) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 from dask_petuum.exceptions import ProtocolError
 from dask_petuum.transport.shared import Arena, PeerArena
 
-__all__ = ["pack", "unpack"]
+__all__ = ["inline", "pack", "unpack"]
 
-#: Key of the dict that stands for an array in shared memory.
-SHARED = "__shared__"
+#: Key of the dict that stands for an array in shared memory, and of one that carries it.
+SHARED, INLINE = "__shared__", "__inline__"
 
 
 def pack(value: Any, wrap: Callable[[Any], Any], arena: Arena | None = None) -> Any:
@@ -47,6 +47,11 @@ def pack(value: Any, wrap: Callable[[Any], Any], arena: Arena | None = None) -> 
     return value
 
 
+def inline(array: Any) -> dict[str, Any]:
+    """Put a C-contiguous array into the message itself, instead of a frame of its own."""
+    return {INLINE: array.tobytes(), "shape": list(array.shape), "dtype": array.dtype.str}
+
+
 def unpack(value: Any, arena: PeerArena | None) -> Any:
     """Turn a message back into plain data around arrays.
 
@@ -56,6 +61,8 @@ def unpack(value: Any, arena: PeerArena | None) -> Any:
         For a place in shared memory where none is shared, or outside of it.
     """
     if isinstance(value, Mapping):
+        if INLINE in value:
+            return _array_of(value)
         if SHARED not in value:
             return {key: unpack(item, arena) for key, item in value.items()}
         if arena is None:
@@ -65,3 +72,13 @@ def unpack(value: Any, arena: PeerArena | None) -> Any:
     if isinstance(value, (list, tuple)):
         return [unpack(item, arena) for item in value]
     return value
+
+
+def _array_of(value: Mapping[str, Any]) -> Any:
+    dtype, data = np.dtype(str(value["dtype"])), value[INLINE]
+    if dtype.kind not in "iufb" or not isinstance(data, bytes):
+        raise ProtocolError(f"an array of {dtype} is not taken")
+    try:
+        return np.frombuffer(data, dtype).reshape(value["shape"]).copy()
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"a message carries no array of {dtype}: {error}") from error

@@ -11,6 +11,7 @@ from dask_petuum.exceptions import TransportError
 from dask_petuum.runtime import rank_run, worker_plugin
 from dask_petuum.runtime.worker_plugin import WorkerNode
 from dask_petuum.transport.dask_comms import DaskTransport
+from dask_petuum.transport.pipes import Pipes
 
 __all__ = ["install", "n_spoilt", "uninstall"]
 
@@ -39,6 +40,26 @@ class LossyNode(WorkerNode):
         return reply
 
 
+class LossyPipes(Pipes):
+    """Pipes that do the same."""
+
+    def call(self, peer: int, operation: str, message: Any, on_reply: Any) -> None:
+        cls = LossyNode
+        cls.n_calls += 1
+        number = cls.n_calls
+        if number % TWICE == 1:
+            cls.n_doubled += 1
+            super().call(peer, operation, message, lambda reply: None)
+
+        def spoilt(reply: Any) -> None:
+            if number % LOST == 0:
+                cls.n_lost += 1
+                reply = TransportError(f"the reply to {operation} was lost, by the test")
+            on_reply(reply)
+
+        super().call(peer, operation, message, spoilt)
+
+
 class DoublingTransport(DaskTransport):
     """A transport that hands every so many-th answer over twice, as the interface allows."""
 
@@ -59,6 +80,7 @@ def install(dask_worker: Any) -> None:
     """Spoil a worker's calls from now on."""
     worker_plugin.WorkerNode = LossyNode
     rank_run.DaskTransport = DoublingTransport
+    rank_run.Pipes = LossyPipes
     dask_worker.plugins["petuum"].kept._node = LossyNode(dask_worker)
     LossyNode.n_calls = LossyNode.n_lost = LossyNode.n_doubled = 0
 
@@ -67,6 +89,7 @@ def uninstall(dask_worker: Any) -> None:
     """Undo `install`."""
     worker_plugin.WorkerNode = WorkerNode
     rank_run.DaskTransport = DaskTransport
+    rank_run.Pipes = Pipes
     dask_worker.plugins["petuum"].kept._node = WorkerNode(dask_worker)
 
 

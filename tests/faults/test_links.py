@@ -68,9 +68,16 @@ def links():
 
 
 @pytest.fixture
-def crew(links):
+def shares_memory(request):
+    """Whether ranks may: those that do send each other nothing through the proxies."""
+    return getattr(request, "param", False)
+
+
+@pytest.fixture
+def crew(links, shares_memory):
     """Good links before and after; nothing is left behind."""
     links.crew.refill()
+    links.crew.client.run(dask.config.set, {"petuum.shared-memory": shares_memory})
     # nobody is given up; a nanny whose worker has lost the scheduler ends, nobody comes back
     with dask.config.set(
         {
@@ -161,7 +168,11 @@ def test_a_connection_to_the_scheduler_that_breaks_costs_the_worker(links, crew)
     assert fit(crew, 200, monitor=at([(8, reset)]))[0] > 1
 
 
-@pytest.mark.parametrize("consistency", ["bsp", "essp", "asp"])
+@pytest.mark.parametrize(
+    ("consistency", "shares_memory"),
+    [("bsp", True), ("essp", False), ("asp", True)],
+    indirect=["shares_memory"],
+)
 def test_replies_that_are_lost_or_come_twice_count_once(crew, consistency):
     arm(crew.client)
     crew.client.run(install)
@@ -174,6 +185,7 @@ def test_replies_that_are_lost_or_come_twice_count_once(crew, consistency):
     assert all(n_lost > 5 and n_doubled > 2 for n_lost, n_doubled in spoilt), spoilt
 
 
+@pytest.mark.parametrize("shares_memory", [False, True], indirect=True)
 def test_blocks_that_move_are_taken_once(crew):
     counts = da.from_array(corpus(), chunks=(100, -1))
 

@@ -174,4 +174,6 @@ def _rows(unit: Unit) -> dict[str, Any]:
 def _joined_rows(parameter: Any, parts: Sequence[dict[str, Any]]) -> Any:
     where = torch.cat([torch.from_numpy(part["i"]) for part in parts])
     values = torch.cat([torch.from_numpy(part["r"]) for part in parts])
-    return torch.sparse_coo_tensor(where[None], values, parameter.shape).coalesce()
+    return torch.sparse_coo_tensor(
+        where[None], values, parameter.shape, check_invariants=False
+    ).coalesce()

@@ -9,7 +9,7 @@ it: then everything is waited for at once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,7 +60,8 @@ class Replica:
 
     The mutable state is the module's and the optimisers', the units that are `_due` (their
     gradients are under way and not applied) and those that are `_raw` (not waited for layer by
-    layer), and within a backward pass, whether gradients leave (`_leaves`) and how many parameters
+    layer), the ids of parameters whose layers a forward pass has called (`_seen`), and within a
+    backward pass, whether gradients leave (`_leaves`) and how many parameters
     of each unit are done (`_n_done`, of `_n_calls` where a layer is called several times).
     """
 
@@ -86,6 +87,7 @@ class Replica:
         self._early = early and clip is None and self.exchange is not None
         self._due: set[int] = set()
         self._raw: set[int] = set()
+        self._seen: set[int] = set()
         self._leaves = False
         self._n_done = [0] * len(self.units)
         self._n_calls = [0] * len(self.units)
@@ -181,14 +183,19 @@ class Replica:
         while True:
             for number in sorted(self._due & self._raw):
                 self._settle_one(number)
+            due = set(self._due)
             self._n_calls = [0] * len(self.units)
+            self._seen.clear()
             torch.manual_seed(batch.seed)
             loss = self._losses(batch).sum()
-            if not self._due:
+            late = {
+                n for n in due if any(id(p) not in self._seen for p in self.units[n].parameters)
+            }
+            if not late:
                 return loss
             # used (if at all) without a call of the layer that has it: from now on not waited for
             # layer by layer, and this pass has to be made again
-            self._raw |= self._due
+            self._raw |= late
 
     def _begin(self) -> None:
         self._n_done = [0] * len(self.units)
@@ -215,15 +222,18 @@ class Replica:
                 for parameter in unit.parameters:
                     parameter.register_post_accumulate_grad_hook(partial(self._made, number))
         for part in self.module.modules():
-            own = [numbers[id(p)] for p in part.parameters(recurse=False) if id(p) in numbers]
+            own = {
+                id(p): numbers[id(p)] for p in part.parameters(recurse=False) if id(p) in numbers
+            }
             if own:
                 part.register_forward_pre_hook(partial(self._called, own))
-            for number in own:
+            for number in own.values():
                 if self.units[number].kind == "factors":
                     keep_factors(part, partial(self._record, number))
 
-    def _called(self, numbers: Sequence[int], *_: Any) -> None:
-        for number in numbers:
+    def _called(self, numbers: Mapping[int, int], *_: Any) -> None:
+        self._seen.update(numbers)
+        for number in numbers.values():
             self._n_calls[number] += 1
             if self._early:
                 self._settle_one(number)

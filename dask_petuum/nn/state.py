@@ -39,7 +39,7 @@ def replica_arrays(replica: Replica, wire: Wire) -> Arrays:
         for name, parameter in zip(unit.names, unit.parameters, strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
                 if value is not None:
-                    arrays[f"o.{name}/{key}"] = np.array(torch.as_tensor(value).cpu())
+                    arrays[f"o.{name}/{key}"] = torch.as_tensor(value).cpu().numpy().copy()
     for name, lost in wire.lost.items():
         arrays[f"w.{name}"] = lost.numpy()
     return arrays

@@ -20,8 +20,12 @@ from .inputs import Checked, check_rows, check_values, rows_to_apply, weights_in
 __all__ = ["LinearPredictionMixin", "check_targets", "check_values_and_targets"]
 
 
-def check_targets(estimator: Any, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+def check_targets(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool = True
+) -> tuple[Any, Any, Any]:
     """Check what ``fit`` was given; of lazy input only what is known without computing.
+
+    ``reset``: learn the columns; else compare them with those of the last fit.
 
     Raises
     ------
@@ -32,8 +36,8 @@ def check_targets(estimator: Any, X: Any, y: Any, sample_weight: Any) -> tuple[A
         name = type(estimator).__name__
         raise ValueError(f"{name} requires y to be passed, but the target y is None")
     if dask_backed(X) is not None:
-        return check_rows(estimator, X, reset=True), y, sample_weight
-    X, y = check_rows(estimator, X, y, reset=True)
+        return check_rows(estimator, X, reset=reset), y, sample_weight
+    X, y = check_rows(estimator, X, y, reset=reset)
     return X, _numbers(y), weights_in_memory(X, sample_weight)
 
 

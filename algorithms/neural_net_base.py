@@ -1,0 +1,213 @@
+"""What neural networks for classes and for numbers share: parameters, weights, layers' outputs."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from os import PathLike
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from dask_petuum.base import PetuumEstimator
+from dask_petuum.lazy import map_rows
+from dask_petuum.runtime.job import Job
+from dask_petuum.store.consistency import Consistency
+
+from .inputs import Checked, check_choice, check_number, rows_to_apply
+from .neural_net_fit import NeuralNetFit
+from .neural_net_outputs import OfModule, flat
+
+__all__ = ["NeuralNet"]
+
+#: What ``NAME__key`` may be given for.
+PREFIXES = ("module", "criterion", "optimizer", "lr_scheduler")
+WIRES = ("float32", "float16", "bfloat16")
+
+
+class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
+    """Base of the estimators around a PyTorch module."""
+
+    _criterion: str
+    n_features_in_: int
+    n_iter_: int
+    weights_: dict[str, NDArray[Any]]
+    _first_seed: int
+    _n_outputs: int
+
+    # the parameters, set by the subclasses
+    module: Any
+    hidden_layer_sizes: Any
+    criterion: Any
+    optimizer: Any
+    lr: float
+    lr_scheduler: Any
+    batch_size: int
+    max_epochs: int
+    shuffle: bool
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    tol: float
+    gradient_clip: float | None
+    local_steps: int
+    outer_lr: float
+    outer_momentum: float
+    sufficient_factors: bool
+    wire_dtype: str
+    overlap: bool
+    warm_start: bool
+    random_state: Any
+    device: str
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = []  # float32, as torch computes
+        return tags
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Give the parameters, those of the form ``module__key`` as well."""
+        parameters: dict[str, Any] = super().get_params(deep=deep)
+        return parameters | {name: self.__dict__[name] for name in sorted(self._nested())}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Set parameters, those of the form ``module__key`` as well."""
+        nested = {name: value for name, value in parameters.items() if _is_nested(name)}
+        self.__dict__.update(nested)
+        super().set_params(**{n: v for n, v in parameters.items() if n not in nested})
+        return self
+
+    def to_module(self) -> Any:
+        """Build the plain trained ``torch.nn.Module``, in evaluation mode, on the CPU."""
+        check_is_fitted(self)
+        from dask_petuum.nn.infer import trained_module
+
+        return trained_module(self._recipe(), self.weights_)
+
+    def save_weights(self, path: str | PathLike[str]) -> None:
+        """Write parameters and buffers as a safetensors file."""
+        check_is_fitted(self)
+        from dask_petuum.nn.weights_file import write_weights
+
+        write_weights(path, self.weights_)
+
+    def load_weights(self, path: str | PathLike[str]) -> Self:
+        """Take parameters and buffers of a safetensors file in place of the trained ones.
+
+        The estimator has to be fitted, so that it knows its columns and outputs; ``max_epochs=0``
+        does so without a step.
+
+        Raises
+        ------
+        ValueError
+            For a file that is damaged, or of another module.
+        """
+        check_is_fitted(self)
+        from dask_petuum.nn.infer import trained_module
+        from dask_petuum.nn.weights_file import read_weights
+
+        weights = read_weights(path)
+        trained_module(self._recipe(), weights)
+        self.weights_ = weights
+        return self
+
+    def transform(self, X: Any, layer: str | None = None) -> Any:
+        """Give the outputs of a layer for each row, (n_rows, n) float32; lazy for lazy rows.
+
+        Parameters
+        ----------
+        X
+            Rows.
+        layer
+            Its name, as in ``to_module().named_modules()``; None: the module itself.
+        """
+        check_is_fitted(self)
+        return self._apply(X, flat, layer=layer, n_columns=self._width(layer), dtype=np.float32)
+
+    def _pass_over(self, job: Job, n_outputs: int) -> None:
+        """Make one pass over the rows of a ``partial_fit``."""
+        seen = self.__dict__.get("_seen", 0)
+        history = self.__dict__.get("history_", [])
+        NeuralNetFit(self, job).run(
+            n_outputs=n_outputs, max_epochs=1, first_epoch=seen, callbacks=False
+        )
+        self.history_ = history + [
+            {**record, "clock": record["clock"] + len(history)} for record in self.history_
+        ]
+        self._seen = seen + 1
+
+    def _apply(
+        self, X: Any, function: Any, *, n_columns: int | None, dtype: Any, layer: str | None = None
+    ) -> Any:
+        """Apply a picklable function of the module's outputs to the rows."""
+        X, lazy = rows_to_apply(self, X)
+        apply = OfModule(self._recipe(), self.weights_, function, layer, str(self.device))
+        if not lazy:
+            return apply(X)
+        return map_rows(Checked(apply, self.n_features_in_), X, n_columns=n_columns, dtype=dtype)
+
+    def _width(self, layer: str | None) -> int:
+        """Numbers that a layer gives for a row."""
+        apply = OfModule(self._recipe(), self.weights_, flat, layer, str(self.device))
+        return int(apply(np.zeros((1, self.n_features_in_), np.float32)).shape[1])
+
+    def _recipe(self) -> Any:
+        from dask_petuum.nn.recipe import Recipe
+
+        arguments: dict[str, dict[str, Any]] = {prefix: {} for prefix in PREFIXES}
+        for name in self._nested():
+            prefix, key = name.split("__", 1)
+            arguments[prefix][key] = self.__dict__[name]
+        return Recipe(
+            module=self.module,
+            criterion=self._criterion if self.criterion is None else self.criterion,
+            optimizer=self.optimizer,
+            lr=float(self.lr),
+            schedule=self.lr_scheduler,
+            arguments=arguments,
+            hidden=tuple(int(n) for n in np.atleast_1d(self.hidden_layer_sizes)),
+            n_inputs=self.n_features_in_,
+            n_outputs=self._n_outputs,
+            seed=self._first_seed,
+        )
+
+    def _take(self, nested: dict[str, Any]) -> None:
+        """Take keywords of the form ``module__key`` in ``__init__``."""
+        for name in nested:
+            if not _is_nested(name):
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}")
+        self.__dict__.update(nested)
+
+    def _nested(self) -> list[str]:
+        return [name for name in self.__dict__ if _is_nested(name)]
+
+    def _forget(self) -> None:
+        """Drop what was learnt."""
+        for name in ("weights_", "history_", "n_iter_", "_first_seed", "_n_outputs", "_seen"):
+            self.__dict__.pop(name, None)
+
+    def _check_parameters(self) -> None:
+        check_number("lr", self.lr, Real, 0, strict=True)
+        check_number("outer_lr", self.outer_lr, Real, 0, strict=True)
+        check_number("tol", self.tol, Real, 0)
+        check_number("max_epochs", self.max_epochs, Integral, 0)
+        for name in ("batch_size", "n_iter_no_change", "local_steps"):
+            check_number(name, getattr(self, name), Integral, 1)
+        for name in ("validation_fraction", "outer_momentum"):
+            check_number(name, getattr(self, name), Real, 0)
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be < 1, got {getattr(self, name)!r}")
+        if self.gradient_clip is not None:
+            check_number("gradient_clip", self.gradient_clip, Real, 0, strict=True)
+        for width in np.atleast_1d(self.hidden_layer_sizes).tolist():
+            check_number("hidden_layer_sizes", width, Integral, 1)
+        check_choice("wire_dtype", self.wire_dtype, WIRES)
+        Consistency.parse(self.consistency, self.staleness)
+
+
+def _is_nested(name: str) -> bool:
+    prefix, _, key = name.partition("__")
+    return prefix in PREFIXES and bool(key)

@@ -1,0 +1,179 @@
+"""Gradients on their way: each unit leaves as soon as it is made, and is waited for by itself.
+
+Wait-free backpropagation (Zhang et al., "Poseidon", USENIX ATC 2017, section 3.1). A bucket is a
+:class:`~dask_petuum.nn.vector_sum.VectorSum`; factors and embedding rows go to every rank as they
+are, and every rank makes the same sum of them, in the order of ranks. A rank that has no gradient
+of a parameter says so, so that nobody waits for it; where none has one, there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dask_petuum.nn.mesh import Mesh
+from dask_petuum.nn.units import Unit, factor_numbers, gradient_numbers
+from dask_petuum.nn.vector_sum import BLOCKS_EACH, VectorSum
+from dask_petuum.nn.wire import Wire
+
+__all__ = ["GradientExchange"]
+
+#: What a rank sends that has nothing to send.
+NOTHING = {"n": np.zeros(1, np.int8)}
+
+
+class GradientExchange:
+    """The exchange of a step's gradients, step after step.
+
+    Parameters
+    ----------
+    mesh, wire
+        Where and how to send.
+    units
+        What travels together.
+
+    The mutable state is the step's `stamp`, which units have left and which have arrived, and what
+    this rank sent of the ones that go to everybody.
+    """
+
+    def __init__(self, mesh: Mesh, units: Sequence[Unit], wire: Wire) -> None:
+        self._mesh = mesh
+        self._wire = wire
+        self._units = units
+        self._sums = [VectorSum(mesh, wire, number) for number in range(len(units))]
+        self._others = [r for r in range(mesh.n_ranks) if r != mesh.rank]
+        self._own: dict[int, dict[str, Any]] = {}
+        self._left: set[int] = set()
+        self._direct_bytes = 0
+        self.stamp = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes sent so far."""
+        return self._direct_bytes + sum(part.n_bytes for part in self._sums)
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes that a step would send as whole float32 gradients."""
+        return 4 * sum(gradient_numbers(unit.size, self._mesh.n_ranks) for unit in self._units)
+
+    def begin(self) -> None:
+        """Begin a step; all units of the last one have arrived."""
+        self.stamp += 1
+        self._left.clear()
+        self._own.clear()
+
+    def leave(self, number: int) -> None:
+        """Send a unit's gradients, once a step."""
+        if number in self._left:
+            return
+        self._left.add(number)
+        unit = self._units[number]
+        if unit.kind == "gradient":
+            vector, used = _packed(unit)
+            self._sums[number].leave(vector, used, self.stamp)
+            return
+        arrays = self._factors(unit) if unit.kind == "factors" else _rows(unit)
+        self._own[number] = arrays
+        block = number * BLOCKS_EACH * self._mesh.n_ranks + self._mesh.rank
+        for rank in self._others:
+            self._direct_bytes += sum(values.nbytes for values in arrays.values())
+            self._mesh.send(rank, block, self.stamp, arrays)
+
+    def leave_rest(self) -> None:
+        """Send what has not left by the end of the backward pass; owners send their sums back."""
+        for number in range(len(self._units)):
+            self.leave(number)
+        for number, unit in enumerate(self._units):
+            if unit.kind == "gradient":
+                self._sums[number].reduce(self.stamp)
+
+    def arrive(self, number: int) -> None:
+        """Wait for a unit; its parameters then have the sums of all ranks as their gradients."""
+        unit = self._units[number]
+        if unit.kind == "gradient":
+            _unpack(unit, *self._sums[number].arrive(self.stamp))
+            return
+        block = number * BLOCKS_EACH * self._mesh.n_ranks
+        parts = [
+            self._own[number]
+            if rank == self._mesh.rank
+            else self._mesh.take(block + rank, self.stamp)
+            for rank in range(self._mesh.n_ranks)
+        ]
+        parts = [part for part in parts if "n" not in part]
+        parameter = unit.parameters[0]
+        make = self._product if unit.kind == "factors" else _joined_rows
+        parameter.grad = make(parameter, parts).to(parameter.device) if parts else None
+
+    def _factors(self, unit: Unit) -> dict[str, Any]:
+        """Send factors, or their product where there are more rows than was thought."""
+        factors, unit.factors = unit.factors, []
+        if not factors:
+            return NOTHING
+        d = torch.cat([pair[0] for pair in factors]).cpu()
+        a = torch.cat([pair[1] for pair in factors]).cpu()
+        shape = (d.shape[1], a.shape[1])
+        n_ranks = self._mesh.n_ranks
+        if factor_numbers(len(d), shape, n_ranks) >= (n_ranks - 1) * d.shape[1] * a.shape[1]:
+            return {f"g{k}": v for k, v in self._wire.pack(d.T @ a, unit.names[0]).items()}
+        packed = {f"d{k}": v for k, v in self._wire.pack(d).items()}
+        return packed | {f"a{k}": v for k, v in self._wire.pack(a).items()}
+
+    def _product(self, parameter: Any, parts: Sequence[dict[str, Any]]) -> Any:
+        pairs = [part for part in parts if "dv" in part]
+        d = [self._wire.unpack(_of(part, "d")) for part in pairs]
+        a = [self._wire.unpack(_of(part, "a")) for part in pairs]
+        total = torch.cat(d).T @ torch.cat(a) if pairs else torch.zeros(parameter.shape)
+        for part in parts:
+            if "gv" in part:
+                total = total + self._wire.unpack(_of(part, "g"))
+        return total
+
+
+def _of(part: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name[1:]: values for name, values in part.items() if name[0] == prefix}
+
+
+def _packed(unit: Unit) -> tuple[Any, Any]:
+    """A bucket's gradients as one float32 vector, and which parameters have one."""
+    parts, used = [], np.zeros(len(unit.parameters), np.int32)
+    for place, parameter in enumerate(unit.parameters):
+        if parameter.grad is None:
+            parts.append(torch.zeros(parameter.numel()))
+        else:
+            used[place] = 1
+            dense = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+            parts.append(dense.detach().reshape(-1).cpu().float())
+    return torch.cat(parts), used
+
+
+def _unpack(unit: Unit, vector: Any, used: Any) -> None:
+    place = 0
+    for parameter, count in zip(unit.parameters, used, strict=True):
+        n = parameter.numel()
+        if count:
+            values = vector[place : place + n].view(parameter.shape)
+            parameter.grad = values.to(parameter.device, parameter.dtype)
+        else:
+            parameter.grad = None
+        place += n
+
+
+def _rows(unit: Unit) -> dict[str, Any]:
+    grad = unit.parameters[0].grad
+    if grad is None:
+        return NOTHING
+    grad = grad.coalesce().cpu()
+    return {"i": grad.indices()[0].numpy(), "r": grad.values().numpy()}
+
+
+def _joined_rows(parameter: Any, parts: Sequence[dict[str, Any]]) -> Any:
+    where = torch.cat([torch.from_numpy(part["i"]) for part in parts])
+    values = torch.cat([torch.from_numpy(part["r"]) for part in parts])
+    return torch.sparse_coo_tensor(
+        where[None], values, parameter.shape, check_invariants=False
+    ).coalesce()

@@ -1,0 +1,51 @@
+"""Outputs of a trained module, or of a layer inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from dask_petuum.nn.recipe import Recipe, load_weights
+
+__all__ = ["outputs", "trained_module"]
+
+
+def trained_module(recipe: Recipe, weights: Mapping[str, NDArray[Any]]) -> Any:
+    """Build the module with trained weights, to be used (``eval``)."""
+    module = recipe.build_module()
+    load_weights(module, weights)
+    return module.eval()
+
+
+def outputs(
+    recipe: Recipe,
+    weights: Mapping[str, NDArray[Any]],
+    rows: NDArray[Any],
+    layer: str | None = None,
+    device: str = "cpu",
+) -> NDArray[Any]:
+    """Give what the module, or one of its layers, makes of float32 rows, as float32.
+
+    Raises
+    ------
+    ValueError
+        For a layer that there is not, or that the module does not call.
+    """
+    module = trained_module(recipe, weights).to(device)
+    seen: list[Any] = []
+    if layer is not None:
+        parts = dict(module.named_modules())
+        if layer not in parts:
+            raise ValueError(f"layer must be one of {sorted(filter(None, parts))}, got {layer!r}")
+        parts[layer].register_forward_hook(lambda part, given, out: seen.append(out))
+    with torch.no_grad():
+        out = module(torch.from_numpy(rows).to(device))
+    if layer is not None:
+        if not seen:
+            raise ValueError(f"the module does not call its layer {layer!r}")
+        out = seen[-1]
+    result: NDArray[Any] = out.float().cpu().numpy()
+    return result

@@ -1,0 +1,56 @@
+"""Local steps and an outer optimiser: what ranks do with the changes that they made apart.
+
+Each rank makes H steps of its own; the mean of their changes is a step of an outer optimiser, SGD
+with Nesterov's momentum (Douillard et al., "DiLoCo", 2023, algorithm 1). Rate 1 without momentum is
+the plain average of the models (local SGD, Stich 2019). Buffers are averaged plainly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["Outer", "flatten", "unflatten"]
+
+
+class Outer:
+    """The outer optimiser; each rank has the same one.
+
+    Parameters
+    ----------
+    rate, momentum
+        Its step size and momentum.
+    n_parameters
+        Numbers at the head of the vector that are parameters; the rest are buffers.
+
+    The mutable state is `velocity`.
+    """
+
+    def __init__(self, rate: float, momentum: float, n_parameters: int) -> None:
+        self.rate = rate
+        self.momentum = momentum
+        self.velocity: Any = torch.zeros(n_parameters)
+
+    def move(self, start: Any, change: Any) -> Any:
+        """Where the next local steps start, from where these did and their mean change."""
+        n = len(self.velocity)
+        self.velocity = self.momentum * self.velocity + change[:n]
+        step = self.momentum * self.velocity + change[:n] if self.momentum else change[:n]
+        out = start + change
+        out[:n] = start[:n] + self.rate * step
+        return out
+
+
+def flatten(tensors: list[Any]) -> Any:
+    """Copy tensors into one float32 vector."""
+    return torch.cat([t.detach().reshape(-1).cpu().float() for t in tensors])
+
+
+def unflatten(vector: Any, tensors: list[Any]) -> None:
+    """Write a vector back into the tensors that it was made of."""
+    place = 0
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.copy_(vector[place : place + tensor.numel()].view(tensor.shape))
+            place += tensor.numel()

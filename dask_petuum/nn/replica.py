@@ -1,0 +1,259 @@
+"""One rank's copy of the module: gradients of batches, and optimisers that step unit by unit.
+
+Each unit has an optimiser of its own, so that a layer's next forward pass waits for that layer's
+gradients only. For optimisers that treat every number by itself, as those of ``torch.optim`` do
+but LBFGS, this is the same as one for all. Clipping by the norm of the whole gradient needs all of
+it: then everything is waited for at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from dask_petuum.nn.exchange import GradientExchange
+from dask_petuum.nn.linear import keep_factors
+from dask_petuum.nn.recipe import Recipe
+from dask_petuum.nn.units import Unit
+
+__all__ = ["Batch", "Replica"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one partition for one step.
+
+    Parameters
+    ----------
+    rows, target, weights
+        Tensors; weights may be None.
+    seed
+        Of the random numbers of this batch (dropout).
+    """
+
+    rows: Any
+    target: Any
+    weights: Any
+    seed: int = 0
+
+
+class Replica:
+    """A module that is trained.
+
+    Parameters
+    ----------
+    recipe, device
+        How to build it, and where.
+    units
+        Called with the module; cuts its parameters.
+    exchange
+        Called with the units; None: this rank is alone.
+    clip
+        Largest norm of a step's gradient; None: any.
+    early
+        Whether gradients leave while the backward pass goes on, and layers wait one by one.
+
+    The mutable state is the module's and the optimisers', the units that are `_due` (their
+    gradients are under way and not applied) and those that are `_raw` (not waited for layer by
+    layer), the ids of parameters whose layers a forward pass has called (`_seen`), and within a
+    backward pass, whether gradients leave (`_leaves`) and how many parameters
+    of each unit are done (`_n_done`, of `_n_calls` where a layer is called several times).
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: str,
+        units: Callable[[Any], list[Unit]],
+        exchange: Callable[[list[Unit]], GradientExchange | None],
+        clip: float | None = None,
+        early: bool = True,
+    ) -> None:
+        self._device = device
+        self.module = recipe.build_module().to(device)
+        self.loss = recipe.build_loss().to(device)
+        self.units = units(self.module)
+        if not self.units:
+            raise ValueError("module has no parameter that could be trained")
+        self.exchange = exchange(self.units)
+        self.optimizers = [recipe.build_optimizer(unit.parameters) for unit in self.units]
+        self.schedules = [recipe.build_schedule(each) for each in self.optimizers]
+        self._clip = clip
+        self._early = early and clip is None and self.exchange is not None
+        self._due: set[int] = set()
+        self._raw: set[int] = set()
+        self._seen: set[int] = set()
+        self._leaves = False
+        self._n_done = [0] * len(self.units)
+        self._n_calls = [0] * len(self.units)
+        if self.exchange is not None:
+            self._hook()
+
+    @property
+    def parameters(self) -> list[tuple[str, Any]]:
+        """Parameters that are trained, by name, in the order of units."""
+        return [
+            pair for unit in self.units for pair in zip(unit.names, unit.parameters, strict=True)
+        ]
+
+    @property
+    def averaged_buffers(self) -> list[tuple[str, Any]]:
+        """Buffers of floating numbers, such as the running means of BatchNorm."""
+        return [(n, b) for n, b in self.module.named_buffers() if b.is_floating_point()]
+
+    def step(self, batches: Sequence[Batch], n_rows: int) -> float:
+        """Make the gradients of a step; they are on their way, or applied, when it returns.
+
+        Parameters
+        ----------
+        batches
+            Of this rank.
+        n_rows
+            Rows of the step in all ranks.
+
+        Returns
+        -------
+        The sum of the weighted losses of the batches.
+        """
+        if not self._early:
+            self.settle()
+        self.module.train()
+        total = 0.0
+        for place, batch in enumerate(batches):
+            is_last = place == len(batches) - 1
+            loss = self._forward(batch)
+            if is_last:
+                self._begin()
+            self._leaves = is_last and self._early
+            (loss / n_rows).backward()
+            self._leaves = False
+            total += float(loss.detach())
+        if not batches:
+            self.settle()
+            self._begin()
+        self._due = set(range(len(self.units)))
+        if self.exchange is not None:
+            self.exchange.leave_rest()
+        else:
+            self.settle()
+        return total
+
+    def settle(self) -> None:
+        """Wait for all gradients that are under way, and apply them."""
+        due = sorted(self._due)
+        if self.exchange is not None:
+            for number in due:
+                self.exchange.arrive(number)
+        self._due.clear()
+        if self._clip is not None and due:
+            torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self._clip)
+        for number in due:
+            self._apply(number)
+
+    def end_pass(self) -> None:
+        """Move the learning-rate schedules on, once all is applied."""
+        self.settle()
+        with warnings.catch_warnings():
+            # the schedule looks whether its optimiser has stepped: a rank that resumes has not
+            warnings.simplefilter("ignore", UserWarning)
+            for schedule in self.schedules:
+                if schedule is not None:
+                    schedule.step()
+
+    def losses(self, batch: Batch) -> float:
+        """The sum of the weighted losses of rows that are not trained on."""
+        self.settle()
+        self.module.eval()
+        with torch.no_grad():
+            return float(self._losses(batch).sum())
+
+    def _losses(self, batch: Batch) -> Any:
+        out = self.module(batch.rows.to(self._device))
+        losses = self.loss(_shaped(out, batch.target), batch.target.to(self._device))
+        losses = losses.reshape(len(batch.target), -1).mean(dim=1)
+        return losses if batch.weights is None else losses * batch.weights.to(self._device)
+
+    def _forward(self, batch: Batch) -> Any:
+        """The loss of a batch, of parameters to which everything due has been applied."""
+        while True:
+            for number in sorted(self._due & self._raw):
+                self._settle_one(number)
+            due = set(self._due)
+            self._n_calls = [0] * len(self.units)
+            self._seen.clear()
+            torch.manual_seed(batch.seed)
+            loss = self._losses(batch).sum()
+            late = {
+                n for n in due if any(id(p) not in self._seen for p in self.units[n].parameters)
+            }
+            if not late:
+                return loss
+            # used (if at all) without a call of the layer that has it: from now on not waited for
+            # layer by layer, and this pass has to be made again
+            self._raw |= late
+
+    def _begin(self) -> None:
+        self._n_done = [0] * len(self.units)
+        if self.exchange is not None:
+            self.exchange.begin()
+
+    def _settle_one(self, number: int) -> None:
+        if number in self._due:
+            self._due.discard(number)
+            if self.exchange is not None:
+                self.exchange.arrive(number)
+            self._apply(number)
+
+    def _apply(self, number: int) -> None:
+        self.optimizers[number].step()
+        for parameter in self.units[number].parameters:
+            parameter.grad = None
+
+    def _hook(self) -> None:
+        """Let gradients leave when they are made, and layers wait before they compute."""
+        numbers = {id(p): n for n, unit in enumerate(self.units) for p in unit.parameters}
+        for number, unit in enumerate(self.units):
+            if unit.kind != "factors":
+                for parameter in unit.parameters:
+                    parameter.register_post_accumulate_grad_hook(partial(self._made, number))
+        for part in self.module.modules():
+            own = {
+                id(p): numbers[id(p)] for p in part.parameters(recurse=False) if id(p) in numbers
+            }
+            if own:
+                part.register_forward_pre_hook(partial(self._called, own))
+            for number in own.values():
+                if self.units[number].kind == "factors":
+                    keep_factors(part, partial(self._record, number))
+
+    def _called(self, numbers: Mapping[int, int], *_: Any) -> None:
+        self._seen.update(numbers)
+        for number in numbers.values():
+            self._n_calls[number] += 1
+            if self._early:
+                self._settle_one(number)
+
+    def _made(self, number: int, _: Any) -> None:
+        if not self._leaves or self.exchange is None:
+            return
+        self._n_done[number] += 1
+        if self._n_done[number] == len(self.units[number].parameters):
+            self.exchange.leave(number)
+
+    def _record(self, number: int, d: Any, a: Any) -> None:
+        self.units[number].factors.append((d.detach().clone(), a.detach()))
+        if not self._leaves or self.exchange is None:
+            return
+        self._n_done[number] += 1
+        if self._n_done[number] == self._n_calls[number]:
+            self.exchange.leave(number)
+
+
+def _shaped(out: Any, target: Any) -> Any:
+    """One output a row, as a vector where the targets are one."""
+    return out[:, 0] if target.ndim == 1 and target.is_floating_point() and out.ndim == 2 else out

@@ -1,0 +1,308 @@
+"""One rank of a training: its replica, its rows, and how it agrees with the others.
+
+Three ways to agree. *Gradients* are averaged in every step (BSP; all replicas stay the same). With
+*local steps*, the mean of the changes of H steps is applied by an outer optimiser. *Stale*: the
+change of a clock is added to a table of the store, which all ranks read with its bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+
+from dask_petuum.data import Partition
+from dask_petuum.nn.exchange import GradientExchange
+from dask_petuum.nn.mesh import Mesh
+from dask_petuum.nn.outer import Outer, flatten, unflatten
+from dask_petuum.nn.plan import Plan
+from dask_petuum.nn.recipe import Recipe, load_weights
+from dask_petuum.nn.replica import Batch, Replica
+from dask_petuum.nn.state import load_replica, module_arrays, replica_arrays
+from dask_petuum.nn.units import plan_units
+from dask_petuum.nn.vector_sum import VectorSum
+from dask_petuum.nn.wire import Wire
+
+__all__ = ["Settings", "Trainer"]
+
+#: Rows that are looked at together where nothing is learnt from them.
+LOOK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How ranks communicate.
+
+    Parameters
+    ----------
+    device
+        Where the module is.
+    factors
+        Whether Linear layers may send sufficient factors.
+    wire
+        Type of the numbers that are sent: "float32", "float16" or "bfloat16".
+    overlap
+        Whether gradients leave during the backward pass.
+    clip
+        Largest norm of a step's gradient, or None.
+    outer_rate, outer_momentum
+        Of the outer optimiser.
+    weight_unit
+        Factor of the rows' weights that makes their mean 1.
+    """
+
+    device: str = "cpu"
+    factors: bool = True
+    wire: str = "float32"
+    overlap: bool = True
+    clip: float | None = None
+    outer_rate: float = 1.0
+    outer_momentum: float = 0.0
+    weight_unit: float = 1.0
+
+
+class Trainer:
+    """One rank of a training.
+
+    Parameters
+    ----------
+    recipe, plan, settings
+        What is trained, by which rows, and how ranks communicate.
+    weights
+        First parameters and buffers by name; None: the recipe's.
+    mesh
+        The ranks.
+    n_threads
+        Threads of torch.
+
+    The mutable state is that of the replica, the wire and the outer optimiser, where the local
+    steps began (`_start`), the number of sums so far (`_stamp`) and `_orders`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        settings: Settings,
+        weights: Mapping[str, Any] | None,
+        mesh: Mesh,
+        n_threads: int,
+    ) -> None:
+        self._plan = plan
+        self._settings = settings
+        self._mesh = mesh
+        self._n_threads = n_threads
+        self.partitions: list[tuple[Partition, Any]] = []
+        self.wire = Wire(settings.wire)
+        averages = plan.local_steps == 1 and not plan.stale
+        self._exchanges = averages and mesh.n_ranks > 1
+        self.replica = Replica(
+            recipe,
+            settings.device,
+            lambda module: plan_units(
+                module,
+                mesh.n_ranks if self._exchanges else 1,
+                plan.batch_size,
+                settings.factors,
+            ),
+            lambda units: GradientExchange(mesh, units, self.wire) if self._exchanges else None,
+            settings.clip,
+            settings.overlap,
+        )
+        if weights is not None:
+            load_weights(self.replica.module, weights)
+        for _ in range(plan.first_epoch):
+            self.replica.end_pass()
+        tensors = [p for _, p in self.replica.parameters]
+        self._buffers = [b for _, b in self.replica.averaged_buffers]
+        self._all = [*tensors, *self._buffers]
+        n_parameters = sum(p.numel() for p in tensors)
+        self._outer = Outer(settings.outer_rate, settings.outer_momentum, n_parameters)
+        self._whole = VectorSum(mesh, self.wire, len(self.replica.units))
+        # rounding must not touch what is the same in all ranks, nor running variances
+        self._exact = VectorSum(mesh, Wire("float32"), len(self.replica.units) + 1)
+        self._stamp = 0
+        #: The order of the pass under way, by partition: (pass, row numbers).
+        self._orders: dict[int, tuple[int, Any]] = {}
+        self._start = flatten(self._all)
+
+    @property
+    def vector(self) -> Any:
+        """Trained parameters and averaged buffers as one float32 tensor."""
+        return flatten(self._all)
+
+    @property
+    def share(self) -> float:
+        """This rank's share of the rows that are trained on."""
+        own = sum(self._plan.n_training(part.index) for part, _ in self.partitions)
+        return own / sum(self._plan.n_training(i) for i in range(len(self._plan.sizes)))
+
+    def train(self, clock: int, vector: Any = None) -> dict[str, float]:
+        """Make the steps of a clock; give its metrics.
+
+        Parameters
+        ----------
+        clock
+            Which, from 0.
+        vector
+            Where to start, if not where this rank stands.
+        """
+        if vector is not None:
+            self.place(vector)
+        before = self._sent_bytes
+        with _threads(self._n_threads):
+            loss, weight = self._steps(self._plan.steps(clock))
+            valid = self._validate()
+        full = self._full_bytes(len(self._plan.steps(clock)))
+        return {
+            "loss": loss,
+            "weight": weight,
+            "valid_loss": valid[0],
+            "valid_weight": valid[1],
+            "gradient_bytes": float(self._sent_bytes - before),
+            "full_bytes": float(full),
+        }
+
+    def place(self, vector: Any) -> None:
+        """Go to a float32 array of trained parameters and averaged buffers."""
+        self.replica.settle()
+        unflatten(torch.from_numpy(np.array(vector)), self._all)
+
+    def arrays(self) -> dict[str, Any]:
+        """All that this rank remembers."""
+        extra = {"outer": self._outer.velocity.numpy(), "start": self._start.numpy()}
+        return replica_arrays(self.replica, self.wire) | extra
+
+    def load(self, arrays: Mapping[str, Any], clock: int) -> None:
+        """Remember what :meth:`arrays` gave at the end of a clock."""
+        first = self._plan.steps(clock).start
+        load_replica(self.replica, self.wire, arrays, self._passes_before(first))
+        self._outer.velocity = torch.from_numpy(np.array(arrays["outer"]))
+        self._start = torch.from_numpy(np.array(arrays["start"]))
+
+    def weights(self) -> dict[str, Any]:
+        """The module's parameters and buffers by name."""
+        self.replica.settle()
+        return module_arrays(self.replica.module)
+
+    @property
+    def _sent_bytes(self) -> int:
+        exchange = self.replica.exchange
+        sent = self._whole.n_bytes + self._exact.n_bytes
+        return sent + (0 if exchange is None else exchange.n_bytes)
+
+    def _full_bytes(self, n_steps: int) -> int:
+        if self._mesh.n_ranks == 1 or self._plan.stale:
+            return 0
+        n_ranks = self._mesh.n_ranks
+        return n_steps * 4 * (2 * (n_ranks - 1) * len(self._outer.velocity) // n_ranks)
+
+    def _steps(self, steps: range) -> tuple[float, float]:
+        loss = weight = 0.0
+        n_passes = self._passes_before(steps.start)
+        with torch.random.fork_rng(devices=[]):
+            for step in steps:
+                if step // self._plan.steps_per_pass > n_passes:
+                    self.replica.end_pass()
+                    n_passes += 1
+                batches = [b for b in self._batches(step) if len(b.rows)]
+                own = sum(len(b.rows) for b in batches)
+                n_rows = self._plan.n_rows(step) if self._exchanges else own
+                loss += self.replica.step(batches, max(n_rows, 1))
+                weight += sum(_weight(b) for b in batches)
+                if self._plan.meets_after(step):
+                    self._meet()
+        self.replica.settle()
+        if self._exchanges:
+            self._average_buffers()
+        return loss, weight
+
+    def _passes_before(self, step: int) -> int:
+        """Passes whose end the schedule has seen when a clock begins with this step."""
+        return max(step - 1, 0) // self._plan.steps_per_pass
+
+    def _batches(self, step: int) -> Iterator[Batch]:
+        for part, target in self.partitions:
+            low, high = self._plan.bounds(part.index, step)
+            rows = self._order(part.index, step)[low:high]
+            yield self._batch(part, target, rows, self._plan.step_seed(part.index, step))
+
+    def _order(self, partition: int, step: int) -> Any:
+        key = step // self._plan.steps_per_pass
+        if self._orders.get(partition, (None,))[0] != key:
+            self._orders[partition] = key, self._plan.training_rows(partition, step)
+        return self._orders[partition][1]
+
+    def _batch(self, part: Partition, target: Any, rows: Any, seed: int) -> Batch:
+        data: Any = part.data[rows]
+        sparse: bool = bool(issparse(data))
+        data = data.toarray() if sparse else data
+        weights = None
+        if part.sample_weight is not None:
+            chosen = part.sample_weight[rows] * self._settings.weight_unit
+            weights = torch.from_numpy(np.asarray(chosen, np.float32))
+        return Batch(
+            torch.from_numpy(np.ascontiguousarray(data, np.float32)),
+            torch.from_numpy(target[rows]),
+            weights,
+            seed,
+        )
+
+    def _validate(self) -> tuple[float, float]:
+        loss = weight = 0.0
+        for part, target in self.partitions:
+            held_out = self._plan.held_out_rows(part.index)
+            for first in range(0, len(held_out), LOOK_ROWS):
+                batch = self._batch(part, target, held_out[first : first + LOOK_ROWS], 0)
+                loss += self.replica.losses(batch)
+                weight += _weight(batch)
+        return loss, weight
+
+    def _meet(self) -> None:
+        """Let the outer optimiser apply the mean of all ranks' changes since the last time."""
+        change = (self.vector - self._start) * self.share
+        if self._mesh.n_ranks > 1:
+            change = self._sum(self._whole, change)
+        self._start = self._outer.move(self._start, change)
+        unflatten(self._start, self._all)
+
+    def _average_buffers(self) -> None:
+        """Average buffers; and take rank 0's weights where ranks multiply factors by themselves.
+
+        Such products may differ in the last bit between processors of different kinds.
+        """
+        made = [u.parameters[0] for u in self.replica.units if u.kind == "factors"]
+        parts = [*self._buffers, *made]
+        if not parts:
+            return
+        vector = flatten(parts)
+        n_buffers = sum(b.numel() for b in self._buffers)
+        vector[:n_buffers] *= self.share
+        vector[n_buffers:] *= float(self._mesh.rank == 0)
+        unflatten(self._sum(self._exact, vector), parts)
+
+    def _sum(self, vectors: VectorSum, values: Any) -> Any:
+        self._stamp += 1
+        vectors.leave(values, np.zeros(1, np.int32), self._stamp)
+        vectors.reduce(self._stamp)
+        return vectors.arrive(self._stamp)[0]
+
+
+def _weight(batch: Batch) -> float:
+    return float(len(batch.rows) if batch.weights is None else batch.weights.sum())
+
+
+@contextmanager
+def _threads(n_threads: int) -> Iterator[None]:
+    """Let torch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

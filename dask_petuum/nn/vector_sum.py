@@ -1,0 +1,97 @@
+"""The sum of one vector over all ranks, the same bits in each of them.
+
+Two ranks send each other all of it. More than two cut it into one slice a rank: an owner adds up
+its slice in the order of ranks and sends the sum back, which is the traffic of a ring but two
+messages long. Sending is apart from waiting: `leave`, then `reduce`, then `arrive`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dask_petuum.nn.mesh import Mesh
+from dask_petuum.nn.wire import Wire
+
+__all__ = ["BLOCKS_EACH", "VectorSum"]
+
+#: Block numbers that one needs, by rank: there and back.
+BLOCKS_EACH = 2
+
+
+class VectorSum:
+    """One vector that is summed again and again.
+
+    Parameters
+    ----------
+    mesh, wire
+        Where and how to send.
+    number
+        Of this vector, unique in the run: its blocks are named by it.
+
+    The mutable state is what was sent in this round, `_own`, and an owner's `_sum`.
+    """
+
+    def __init__(self, mesh: Mesh, wire: Wire, number: int) -> None:
+        self._mesh = mesh
+        self._wire = wire
+        self._name = str(number)
+        self._there = number * BLOCKS_EACH * mesh.n_ranks
+        self._back = self._there + mesh.n_ranks
+        self._others = [r for r in range(mesh.n_ranks) if r != mesh.rank]
+        self._own: dict[int, dict[str, Any]] = {}
+        self._sum: dict[str, Any] = {}
+        #: Bytes sent so far.
+        self.n_bytes = 0
+
+    @property
+    def _is_direct(self) -> bool:
+        return self._mesh.n_ranks == 2
+
+    def leave(self, values: Any, used: Any, stamp: int) -> None:
+        """Send a float32 vector, and an int32 array that is summed as well."""
+        if self._is_direct:
+            packed = {**self._wire.pack(values, self._name), "u": used}
+            self._own = {self._mesh.rank: packed}
+            self._send(self._others[0], self._there + self._mesh.rank, stamp, packed)
+            return
+        for rank, part in enumerate(torch.tensor_split(values, self._mesh.n_ranks)):
+            packed = {**self._wire.pack(part, f"{self._name}.{rank}"), "u": used}
+            self._own[rank] = packed
+            if rank != self._mesh.rank:
+                self._send(rank, self._there + self._mesh.rank, stamp, packed)
+
+    def reduce(self, stamp: int) -> None:
+        """Add up this rank's slice and send the sum; waits for the others' slices."""
+        if self._is_direct:
+            return
+        total, used = self._added(self._own[self._mesh.rank], stamp)
+        self._sum = {**self._wire.pack(total, f"{self._name}.sum"), "u": used}
+        for rank in self._others:
+            self._send(rank, self._back + self._mesh.rank, stamp, self._sum)
+
+    def arrive(self, stamp: int) -> tuple[Any, Any]:
+        """Wait for the sums: the vector's, and the array's."""
+        if self._is_direct:
+            return self._added(self._own[self._mesh.rank], stamp)
+        parts = [
+            self._sum if rank == self._mesh.rank else self._mesh.take(self._back + rank, stamp)
+            for rank in range(self._mesh.n_ranks)
+        ]
+        return torch.cat([self._wire.unpack(part) for part in parts]), parts[0]["u"]
+
+    def _added(self, own: dict[str, Any], stamp: int) -> tuple[Any, Any]:
+        total, used = None, np.zeros_like(own["u"])
+        for rank in range(self._mesh.n_ranks):
+            here = rank == self._mesh.rank
+            part = own if here else self._mesh.take(self._there + rank, stamp)
+            values = self._wire.unpack(part)
+            total = values if total is None else total + values
+            used = used + part["u"]
+        return total, used
+
+    def _send(self, rank: int, block: int, stamp: int, arrays: dict[str, Any]) -> None:
+        self.n_bytes += sum(values.nbytes for values in arrays.values())
+        self._mesh.send(rank, block, stamp, arrays)

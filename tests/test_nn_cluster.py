@@ -1,0 +1,74 @@
+"""Neural networks on a cluster: the same numbers as DistributedDataParallel, as one process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from nn_modules import Perceptron, in_chunks, make_rows, train_with_ddp
+
+from dask_petuum.nn import NeuralNetClassifier
+
+#: Rows of 640 in two chunks, 16 rows a step: 20 steps a pass, 100 in five.
+N_RANKS, BATCH, EPOCHS = 2, 16, 5
+OPTIMIZERS = {
+    "SGD": {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3},
+    "Adam": {"lr": 1e-3},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_on_workers(cluster):
+    """Workers find the tests' modules by value."""
+    import cloudpickle
+    import nn_modules
+
+    cloudpickle.register_pickle_by_value(nn_modules)
+    yield
+    cloudpickle.unregister_pickle_by_value(nn_modules)
+
+
+def train(client, n_chunks=N_RANKS, optimizer="SGD", **more):
+    """Train on so many chunks, here where there is no client; the weights and the model."""
+    arguments = dict(OPTIMIZERS[optimizer])
+    lr = arguments.pop("lr")
+    nested = {f"optimizer__{name}": value for name, value in arguments.items()}
+    settings = {"batch_size": BATCH, "max_epochs": EPOCHS, "random_state": 0, **more}
+    model = NeuralNetClassifier(Perceptron, optimizer=optimizer, lr=lr, **settings, **nested)
+    if client is None:
+        model.set_params(scheduler="local", n_jobs=1)
+    model.client = client
+    return model.fit(*in_chunks(*make_rows(), n_chunks))
+
+
+def assert_same(weights, expected, tolerance):
+    for name, values in expected.items():
+        np.testing.assert_allclose(weights[name], values, atol=tolerance, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_hundred_steps_are_those_of_ddp(client, tmp_path, optimizer):
+    untrained = train(None, optimizer=optimizer, max_epochs=0)
+    setup = {
+        "optimizer": optimizer,
+        "arguments": OPTIMIZERS[optimizer],
+        "batch_size": BATCH,
+        "seed": untrained._first_seed,
+    }
+    expected = train_with_ddp(tmp_path, untrained.to_module(), N_RANKS, 100, setup)
+    model = train(client, optimizer=optimizer)
+    assert_same(model.weights_, expected, 1e-5)
+    assert not np.allclose(model.weights_["head.weight"], untrained.weights_["head.weight"])
+    assert model.history_[-1]["bytes_saved"] > 0, "the middle layer went as factors"
+
+
+@pytest.mark.parametrize("n_chunks", [3, 4, 8])
+def test_one_process_and_several_ranks_come_to_the_same(client, n_chunks):
+    here, there = train(None, n_chunks), train(client, n_chunks)
+    assert_same(there.weights_, here.weights_, 1e-5)
+    for one, other in zip(here.history_, there.history_, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("more", [{"overlap": False}, {"sufficient_factors": False}], ids=str)
+def test_how_gradients_travel_changes_nothing(client, more):
+    assert_same(train(client, **more).weights_, train(client).weights_, 1e-6)

@@ -1,0 +1,232 @@
+"""Modules that are not plain, and the other ways to agree, on ranks that are threads here."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from nn_modules import Perceptron, make_rows
+
+from dask_petuum.data import Partition
+from dask_petuum.nn.plan import Plan
+from dask_petuum.nn.recipe import Recipe
+from dask_petuum.nn.trainer import Settings, Trainer
+from dask_petuum.runtime.mailbox import Mailbox
+
+#: Longest wait of a test, seconds.
+PATIENCE = 60
+
+
+class Ranks:
+    """Ranks of one process: each has a real mailbox, messages are put into it at once."""
+
+    def __init__(self, n_ranks):
+        self.boxes = [Mailbox() for _ in range(n_ranks)]
+        self.n_bytes = [0] * n_ranks
+
+    def mesh(self, rank):
+        return _Mesh(self, rank)
+
+
+class _Mesh:
+    def __init__(self, ranks, rank):
+        self._ranks, self.rank, self.n_ranks = ranks, rank, len(ranks.boxes)
+
+    def send(self, rank, block, stamp, arrays):
+        self._ranks.n_bytes[self.rank] += sum(v.nbytes for v in arrays.values())
+        copies = {name: values.copy() for name, values in arrays.items()}
+        self._ranks.boxes[rank].put(block, stamp, copies)
+
+    def take(self, block, stamp):
+        return self._ranks.boxes[self.rank].take(block, stamp)
+
+
+def recipe(module, optimizer="SGD", lr=0.05, **arguments):
+    return Recipe(module, "CrossEntropyLoss", optimizer, lr, arguments=arguments, n_inputs=20)
+
+
+def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, **plan):
+    """Train on ``n_parts`` partitions; the trainers, and the metrics of each clock."""
+    rows, labels = make_rows(320) if data is None else data
+    n = len(rows) // n_parts
+    planned = Plan((n,) * n_parts, plan.pop("batch_size", 16), plan.pop("epochs", 2), 0, **plan)
+    ranks = Ranks(n_ranks)
+    # made one by one: ranks that are threads share torch's random state
+    made = [
+        Trainer(built, planned, settings or Settings(), None, ranks.mesh(rank), 1)
+        for rank in range(n_ranks)
+    ]
+
+    def run(rank):
+        trainer = made[rank]
+        for index in range(n_parts):
+            if index * n_ranks // n_parts == rank:
+                part = slice(index * n, (index + 1) * n)
+                given = Partition(rows[part], labels[part], None, index, index * n)
+                trainer.partitions.append((given, labels[part].astype(np.int64)))
+        for clock in range(planned.n_clocks if clocks is None else clocks):
+            trainer.train(clock)
+        return trainer
+
+    try:
+        with ThreadPoolExecutor(n_ranks) as pool:
+            trainers = [pool.submit(run, rank) for rank in range(n_ranks)]
+            return [each.result(PATIENCE) for each in trainers], ranks
+    finally:
+        for box in ranks.boxes:
+            box.interrupt(TimeoutError("the test is over"))
+
+
+def assert_all_the_same(trainers, expected, tolerance=1e-5):
+    for trainer in trainers:
+        for name, values in expected.weights().items():
+            np.testing.assert_allclose(trainer.weights()[name], values, atol=tolerance)
+
+
+class Frozen(Perceptron):
+    def __init__(self):
+        super().__init__()
+        self.body[0].requires_grad_(False)
+
+
+class Tied(torch.nn.Module):
+    """One layer used twice, and its weight once more without a call of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(20, 20)
+        self.twin = torch.nn.Linear(20, 20)
+        self.twin.weight = self.inner.weight
+        self.head = torch.nn.Linear(20, 4)
+
+    def forward(self, rows):
+        twice = self.twin(torch.tanh(self.inner(torch.tanh(self.inner(rows)))))
+        return self.head(torch.tanh(torch.nn.functional.linear(twice, self.inner.weight)))
+
+
+class Raw(torch.nn.Module):
+    """Uses a layer's weight without ever calling the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(20, 20)
+        self.head = torch.nn.Linear(20, 4)
+
+    def forward(self, rows):
+        return self.head(torch.tanh(rows @ self.inner.weight + self.inner.bias))
+
+
+class Skipping(torch.nn.Module):
+    """Uses one of two layers, by the rows; a third one never."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = torch.nn.Linear(20, 20), torch.nn.Linear(20, 20)
+        self.never = torch.nn.Linear(20, 20)
+        self.head = torch.nn.Linear(20, 4)
+
+    def forward(self, rows):
+        layer = self.one if rows.sum() > 0 else self.other
+        return self.head(torch.tanh(layer(rows)))
+
+
+class Words(torch.nn.Module):
+    """A sparse embedding of the signs of the columns."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = torch.nn.EmbeddingBag(40, 16, mode="sum", sparse=False)
+        self.table = torch.nn.Embedding(40, 16, sparse=True)
+        self.head = torch.nn.Linear(16, 4)
+
+    def forward(self, rows):
+        numbers = 2 * torch.arange(20) + (rows > 0)
+        return self.head(torch.tanh(self.words(numbers) + self.table(numbers).sum(1)))
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3, 4])
+@pytest.mark.parametrize("module", [Perceptron, Frozen, Tied, Raw, Skipping, Words])
+def test_ranks_have_the_weights_of_one(module, n_ranks):
+    built = recipe(module)
+    (alone,), _ = train(built, 1, n_parts=4)
+    together, _ = train(built, n_ranks, n_parts=4)
+    assert_all_the_same(together, alone)
+    bits = [trainer.vector.numpy().tobytes() for trainer in together]
+    assert len(set(bits)) == 1, "replicas have the same bits"
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_a_rank_without_rows_in_a_step_holds_nobody_up(n_ranks):
+    rows, labels = make_rows(12)
+    settings = {"batch_size": 1, "n_parts": n_ranks}
+    (alone,), _ = train(recipe(Perceptron), 1, (rows, labels), **settings)
+    together, _ = train(recipe(Perceptron), n_ranks, (rows, labels), **settings)
+    assert_all_the_same(together, alone)
+
+
+def test_factors_are_the_same_gradient_for_fewer_bytes():
+    built = recipe(Perceptron)
+    apart, full = train(built, 2, settings=Settings(factors=False))
+    together, fewer = train(built, 2, settings=Settings(factors=True))
+    assert_all_the_same(together, apart[0], 1e-6)
+    assert sum(fewer.n_bytes) < 0.75 * sum(full.n_bytes)
+
+
+@pytest.mark.parametrize("wire", ["float16", "bfloat16"])
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_narrow_numbers_lose_little_and_keep_replicas_the_same(wire, n_ranks):
+    built = recipe(Perceptron)
+    (alone,), _ = train(built, 1, n_parts=3)
+    _, full = train(built, n_ranks, n_parts=3)
+    together, half = train(built, n_ranks, n_parts=3, settings=Settings(wire=wire))
+    assert sum(half.n_bytes) < 0.6 * sum(full.n_bytes)
+    assert_all_the_same(together, together[0], 0)
+    assert_all_the_same(together, alone, 0.02)
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_local_steps_average_models(n_ranks):
+    """H steps apart and the plain average: what one gets by hand."""
+    built = recipe(Perceptron, "AdamW", 0.01)
+    together, _ = train(built, n_ranks, n_parts=n_ranks, local_steps=4, epochs=1, clocks=1)
+    assert_all_the_same(together, together[0], 0)
+    plain, _ = train(built, n_ranks, n_parts=n_ranks, local_steps=4, stale=True, clocks=1)
+    mean = sum(trainer.vector * trainer.share for trainer in plain)
+    steps = together[0]._plan.steps(0)
+    if len(steps) == 4:
+        np.testing.assert_allclose(together[0].vector, mean, atol=1e-6)
+
+
+def test_an_outer_step_is_nesterov_s():
+    settings = Settings(outer_rate=0.7, outer_momentum=0.9)
+    built = recipe(Perceptron)
+    (fast,), _ = train(built, 1, n_parts=1, local_steps=20, epochs=1, settings=settings)
+    (plain,), _ = train(built, 1, n_parts=1, local_steps=20, epochs=1)
+    start = Trainer(built, plain._plan, Settings(), None, Ranks(1).mesh(0), 1).vector
+    np.testing.assert_allclose(fast.vector, start + 0.7 * 1.9 * (plain.vector - start), atol=1e-5)
+
+
+def test_running_means_of_batchnorm_are_averaged():
+    def module():
+        return torch.nn.Sequential(
+            torch.nn.Linear(20, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4)
+        )
+
+    together, _ = train(recipe(module), 2)
+    assert_all_the_same(together, together[0], 0)
+    assert np.abs(together[0].weights()["1.running_mean"]).max() > 0
+
+
+def test_a_trainer_goes_on_from_the_arrays_of_another():
+    built = recipe(Perceptron, "Adam", 0.01)
+    (whole,), _ = train(built, 1, epochs=4)
+    (first,), _ = train(built, 1, epochs=4, clocks=2)
+    ranks = Ranks(1)
+    second = Trainer(built, first._plan, Settings(), None, ranks.mesh(0), 1)
+    second.partitions = first.partitions
+    second.load(first.arrays(), 2)
+    for clock in (2, 3):
+        second.train(clock)
+    assert_all_the_same([second], whole, 0)

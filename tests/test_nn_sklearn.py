@@ -1,0 +1,179 @@
+"""Neural networks as scikit-learn estimators, in this process."""
+
+from __future__ import annotations
+
+import pickle
+
+import dask.array as da
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from nn_modules import Perceptron, make_rows
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from test_resume import interrupt
+
+from dask_petuum.nn import NeuralNetClassifier, NeuralNetRegressor
+
+#: Random batches, as in SoftmaxRegression: repeated rows fall into other batches.
+BATCHES = "sample_weight is not equivalent to repeating rows: other random batches"
+EXCUSED = {
+    "check_do_not_raise_errors_in_init_or_set_params": "it sets a parameter called `nested`",
+    "check_sample_weight_equivalence_on_dense_data": BATCHES,
+    "check_sample_weight_equivalence_on_sparse_data": BATCHES,
+}
+QUICK = {"lr": 0.01, "batch_size": 32, "max_epochs": 30, "n_jobs": 1, "scheduler": "local"}
+
+
+@parametrize_with_checks(
+    [NeuralNetClassifier(**QUICK), NeuralNetRegressor(**QUICK)],
+    expected_failed_checks=lambda estimator: EXCUSED,
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def fitted(**more):
+    rows, labels = load_iris(return_X_y=True)
+    return NeuralNetClassifier(**{**QUICK, "random_state": 0, **more}).fit(rows, labels)
+
+
+def test_a_step_is_that_of_plain_torch():
+    rows, labels = make_rows(64)
+    settings = {"optimizer": "AdamW", "lr": 0.01, "batch_size": 64, "random_state": 0}
+    model = NeuralNetClassifier(
+        Perceptron, scheduler="local", max_epochs=0, module__width=8, shuffle=False, **settings
+    ).fit(rows, labels)
+    module = model.to_module()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
+    for _ in range(10):
+        optimizer.zero_grad()
+        out = module(torch.from_numpy(rows))
+        torch.nn.functional.cross_entropy(out, torch.from_numpy(labels)).backward()
+        optimizer.step()
+    model.set_params(max_epochs=10).fit(rows, labels)
+    for name, values in module.state_dict().items():
+        np.testing.assert_allclose(model.weights_[name], values.numpy(), atol=1e-6)
+
+
+def test_nested_parameters_are_cloned_set_and_refused():
+    model = NeuralNetClassifier(Perceptron, module__width=8, optimizer__weight_decay=0.1)
+    assert clone(model).get_params()["module__width"] == 8
+    assert model.set_params(module__width=16).module__width == 16
+    with pytest.raises(TypeError, match="no parameter 'width'"):
+        NeuralNetClassifier(width=8)
+
+
+def test_layers_probabilities_pickles_and_lazy_rows():
+    model = fitted()
+    rows = load_iris(return_X_y=True)[0]
+    proba = model.predict_proba(rows)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(model.predict(rows), proba.argmax(axis=1))
+    assert model.transform(rows, layer="1").min() == 0, "the outputs of a ReLU"
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(sp.csr_array(rows)), proba)
+    lazy = da.from_array(rows, chunks=(40, 4))
+    np.testing.assert_allclose(model.predict_proba(lazy).compute(), proba, atol=1e-6)
+    with pytest.raises(ValueError, match="layer must be one of"):
+        model.transform(rows, layer="9")
+
+
+def test_weights_go_out_and_in_as_safetensors_and_models_as_files(tmp_path):
+    rows = load_iris(return_X_y=True)[0]
+    model, other = fitted(), fitted(random_state=1)
+    model.save_weights(tmp_path / "w.safetensors")
+    other.load_weights(tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(other.predict_proba(rows), model.predict_proba(rows))
+    model.save(tmp_path / "model")
+    again = NeuralNetClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(rows), model.predict_proba(rows))
+    (tmp_path / "w.safetensors").write_bytes(b"\xff" * 40)
+    with pytest.raises(ValueError, match="no safetensors file"):
+        other.load_weights(tmp_path / "w.safetensors")
+    fitted(hidden_layer_sizes=(3,)).save_weights(tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="another module"):
+        other.load_weights(tmp_path / "w.safetensors")
+
+
+def test_the_file_is_laid_out_as_the_format_says(tmp_path):
+    import json
+
+    model = fitted(max_epochs=1)
+    model.save_weights(tmp_path / "w")
+    data = (tmp_path / "w").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    first, end = header["0.bias"]["data_offsets"]
+    assert header["0.bias"]["dtype"] == "F32"
+    body = np.frombuffer(data[8 + length :][first:end], "<f4")
+    np.testing.assert_array_equal(body, model.weights_["0.bias"])
+
+
+def test_early_stopping_schedules_clipping_and_warm_starts():
+    rows, labels = load_digits(return_X_y=True)
+    settings = {**QUICK, "random_state": 0, "max_epochs": 200, "lr": 0.05}
+    model = NeuralNetClassifier(early_stopping=True, n_iter_no_change=3, **settings)
+    model = make_pipeline(StandardScaler(), model).fit(rows, labels)[-1]
+    losses = [record["valid_loss"] for record in model.history_]
+    assert model.n_iter_ == len(losses) < 200
+    assert min(losses[-3:]) > min(losses[:-3]) - model.tol
+    still = fitted(lr_scheduler="StepLR", lr_scheduler__step_size=1, lr_scheduler__gamma=0.0)
+    once = fitted(max_epochs=1)
+    np.testing.assert_array_equal(still.weights_["0.weight"], once.weights_["0.weight"])
+    clipped = fitted(optimizer="SGD", gradient_clip=1e-6, max_epochs=1)
+    first = fitted(max_epochs=0)
+    moved = clipped.weights_["0.weight"] - first.weights_["0.weight"]
+    assert 0 < np.linalg.norm(moved) <= 5 * 0.01 * 1e-6 * 1.01
+    on = fitted(max_epochs=3).set_params(warm_start=True)
+    before = on.history_[0]["loss"]
+    assert on.fit(*load_iris(return_X_y=True)).history_[0]["loss"] < before
+
+
+def test_a_schedule_goes_on_over_partial_fits():
+    rows, labels = load_iris(return_X_y=True)
+    decay = {"lr_scheduler": "StepLR", "lr_scheduler__step_size": 1, "lr_scheduler__gamma": 0.0}
+    model = NeuralNetClassifier(**QUICK, **decay, random_state=0)
+    model.partial_fit(rows, labels, classes=[0, 1, 2])
+    first = model.weights_["0.weight"]
+    np.testing.assert_array_equal(model.partial_fit(rows, labels).weights_["0.weight"], first)
+    assert [record["clock"] for record in model.history_] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"optimizer": "LBFGS"}, "cannot be LBFGS"),
+        ({"optimizer": "Nothing"}, "optimizer must be a class"),
+        ({"criterion": "Linear"}, "reduction"),
+        ({"lr_scheduler": "ReduceLROnPlateau"}, "cannot be ReduceLROnPlateau"),
+        ({"module": torch.nn.Flatten}, "no parameter that could be trained"),
+        ({"wire_dtype": "int8"}, "wire_dtype must be"),
+        ({"early_stopping": True, "validation_fraction": 0.0}, "early_stopping needs rows"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_before_any_work(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        fitted(**wrong)
+
+
+def test_local_steps_of_one_rank_are_its_steps():
+    plain, apart = fitted(), fitted(local_steps=4)
+    np.testing.assert_allclose(apart.weights_["0.weight"], plain.weights_["0.weight"], atol=1e-5)
+
+
+def test_a_fit_goes_on_from_its_files(tmp_path):
+    rows, labels = make_rows(200)
+    settings = {**QUICK, "max_epochs": 60, "random_state": 0}
+    whole = NeuralNetClassifier(**settings).fit(rows, labels)
+    first = NeuralNetClassifier(**settings, checkpoint=str(tmp_path))
+    interrupt(first, (rows, labels), tmp_path)
+    again = NeuralNetClassifier(**settings).fit(rows, labels, resume=str(tmp_path))
+    for name, values in whole.weights_.items():
+        np.testing.assert_array_equal(again.weights_[name], values)
+    assert len(again.history_) == len(whole.history_)

@@ -162,6 +162,8 @@ class Metrics:
         self._clocks: list[int] = []
         self._cadence = Cadence(plan, may_wish=ctx.rank == 0 and ctx.can_save)
         self._save_after: int | None = None
+        #: The last clock whose wish belongs to the checkpoint before.
+        self._wished_until = 0
         if ctx.saved is not None:
             self._go_on_from(ctx.saved)
 
@@ -207,6 +209,7 @@ class Metrics:
             self._append(self._view.values[number + 1], then)
         self._started -= seconds[-1]
         self._save_after = None
+        self._wished_until = self.n_done
         self._cadence.begin_again()
 
     def _wants_to_save(self) -> bool:
@@ -252,7 +255,9 @@ class Metrics:
             elif row[-2] > 0:
                 self._why = "callback"
                 self._stop_after = clock + self._plan.slack
-        if self._save_after is None and row[-1] > 0:
-            self._save_after = clock + self._plan.slack
+        # Rank 0 goes on wishing until it sees the first wish itself. Those are of one checkpoint for
+        # everybody, by their clocks and not by when a rank sees them: some come after it has saved.
+        if clock > self._wished_until and row[-1] > 0:
+            self._save_after = self._wished_until = clock + self._plan.slack
         if self._ctx.rank == 0:
             self._ctx.report(record)

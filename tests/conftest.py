@@ -12,6 +12,8 @@ import pytest
 #: Enough for what takes a second, on a busy machine; pytest-timeout ends what hangs.
 PATIENCE = 60
 N_WORKERS = 4
+#: Property of a test: how many faults it executed.
+FAULTS = "faults"
 #: The common cluster, once a test has asked for it.
 STARTED = pytest.StashKey[Any]()
 
@@ -88,3 +90,17 @@ def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "local":
         return Place(1)
     return Place(int(request.param.split()[0]), request.getfixturevalue("client"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many faults the tests executed, in all processes together."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    counts = [
+        value
+        for report in reports
+        if getattr(report, "when", None) == "teardown"
+        for name, value in report.user_properties
+        if name == FAULTS
+    ]
+    if counts:
+        terminalreporter.write_line(f"{sum(counts)} faults in {len(counts)} tests")

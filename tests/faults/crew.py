@@ -43,11 +43,14 @@ class Crew:
     security
         Of the whole cluster.
 
-    The mutable state is ``_nannies``, ``_all`` and ``_stopped``; only the test's thread changes it.
+    The mutable state is ``n_faults``, ``_nannies``, ``_all`` and ``_stopped``; only the test's thread
+    changes it.
     """
 
     def __init__(self, size: int, make: Make | None = None, security: Any = None) -> None:
         self.size = size
+        #: What was done to members so far.
+        self.n_faults = 0
         self._make = make or (lambda address: {"scheduler_ip": address})
         self._security = security
         self._settings = dask.config.set(SETTINGS)
@@ -129,11 +132,13 @@ class Crew:
         """Let a worker leave in good order."""
         nanny = self._nanny_of(address)
         if nanny is not None:
+            self.n_faults += 1
             self._nannies.remove(nanny)
             self._soon(self.cluster.scheduler.retire_workers(workers=[address], close_workers=True))
 
     def join(self) -> None:
         """Let a worker begin; returns before it is there."""
+        self.n_faults += 1
         self._nannies.append(self.cluster.sync(self._begin))
 
     def wake(self) -> None:
@@ -184,7 +189,7 @@ class Crew:
         """Whether the scheduler knows exactly our workers; begins those that are missing."""
         self._drop_closed()
         while len(self._nannies) < self.size:
-            self.join()
+            self._nannies.append(self.cluster.sync(self._begin))
         return sorted(str(nanny.worker_address) for nanny in self._nannies) == self.addresses
 
     def _drop_closed(self) -> None:
@@ -206,6 +211,7 @@ class Crew:
         pid = None if nanny is None else nanny.pid
         if pid is not None:
             os.kill(pid, number)
+            self.n_faults += 1
         return pid
 
     async def _begin(self) -> Nanny:

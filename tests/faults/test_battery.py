@@ -1,7 +1,8 @@
 """Many faults in few fits, on real processes: nothing is lost, nothing counts twice.
 
 Schedules (what, when in clocks, whom) come from hypothesis, the same ones in each run of the suite;
-each is printed. Most fits run a program whose increments are fingerprints: see there.
+each is printed, and the number of faults at the end of the run. Most fits run a program whose
+increments are fingerprints: see there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+from conftest import FAULTS
 from crew import Crew
 from fits import EVERY, N_PARTITIONS, fit_fingerprints
 from hypothesis import HealthCheck, Phase, given, settings
@@ -34,7 +36,7 @@ from dask_petuum.runtime.version import version
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.battery]
 
-QUICK = ("kill", "retire", "kill", "join", "vanish", "kill", "join")
+QUICK = ("kill", "retire", "kill", "join", "vanish", "kill", "join", "kill", "kill")
 
 
 def few(n):
@@ -55,14 +57,22 @@ def crew():
         yield started
 
 
-@few(2)
+@pytest.fixture(autouse=True)
+def _count(crew, record_property):
+    """Report how many faults a test has executed: see the end of pytest's output."""
+    before = crew.n_faults
+    yield
+    record_property(FAULTS, crew.n_faults - before)
+
+
+@few(1)
 @given(schedule=schedules(QUICK))
 @pytest.mark.parametrize("consistency", ["bsp", "essp", "asp"])
 def test_workers_that_come_and_go(crew, consistency, schedule):
     fit_fingerprints(crew, schedule, consistency)
 
 
-@few(2)
+@few(1)
 @given(schedule=schedules(("pair", "kill", "join", "pair")))
 def test_with_files_any_two_may_be_lost_at_once(crew, tmp_path_factory, schedule):
     place = Place(str(tmp_path_factory.mktemp("checkpoints")))

@@ -255,8 +255,8 @@ class Metrics:
             elif row[-2] > 0:
                 self._why = "callback"
                 self._stop_after = clock + self._plan.slack
-        # Rank 0 goes on wishing until it sees the first wish itself. Those are of one checkpoint for
-        # everybody, by their clocks and not by when a rank sees them: some come after it has saved.
+        # Rank 0 goes on wishing until it sees its first wish. All these are of one checkpoint, by
+        # their clocks and not by when a rank sees them: that may be after it has saved.
         if clock > self._wished_until and row[-1] > 0:
             self._save_after = self._wished_until = clock + self._plan.slack
         if self._ctx.rank == 0:

@@ -43,8 +43,8 @@ class Crew:
     security
         Of the whole cluster.
 
-    The mutable state is ``n_faults``, ``_nannies``, ``_all`` and ``_stopped``; only the test's thread
-    changes it.
+    The mutable state is ``n_faults``, ``_nannies``, ``_all`` and ``_stopped``; only the test's
+    thread changes it.
     """
 
     def __init__(self, size: int, make: Make | None = None, security: Any = None) -> None:

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from distributed import Worker
@@ -23,6 +24,7 @@ from dask_petuum.runtime.interrupt import shield_from_interrupts
 from dask_petuum.runtime.kept_parts import KeptParts
 from dask_petuum.runtime.mailbox import decode_arrays
 from dask_petuum.runtime.rank_run import RankRun
+from dask_petuum.runtime.reach import Reach
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 from dask_petuum.store.codec import chunk_bytes
@@ -35,17 +37,22 @@ logger = logging.getLogger(__name__)
 #: Messages and shards up to this size are handled on the event loop, bytes: 0.1 ms of a memcpy,
 #: less than the way to another thread and back.
 INLINE_BYTES = 2**20
+#: Time between two looks for peers that do not answer, seconds.
+LOOK_SECONDS = 0.5
 
 
 class WorkerNode:
     """A Dask worker, as the transport sees it."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, reach: Reach) -> None:
         self._worker = worker
+        self._reach = reach
 
     async def call(self, address: str, operation: str, message: Any) -> Mapping[str, Any]:
         """Call another worker's handler."""
-        return await adapter.call_worker(self._worker, address, operation, message=message)
+        call = adapter.call_worker(self._worker, address, operation, message=message)
+        reply: Mapping[str, Any] = await self._reach.call(address, call)
+        return reply
 
     def cast(self, operation: str, message: Mapping[str, Any]) -> None:
         """Send one message to the scheduler."""
@@ -80,9 +87,11 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         """Add the handlers and tell the scheduler."""
         self._worker = worker
         self._runs: dict[str, RankRun] = {}
+        self.reach = Reach(partial(adapter.ask_for_life, worker), pause=4 * LOOK_SECONDS)
+        self._looking = adapter.every(worker, LOOK_SECONDS, self.reach.look)
         self.kept = KeptParts(
             worker.address,
-            WorkerNode(worker),
+            WorkerNode(worker, self.reach),
             lambda coroutine: adapter.wait_on_loop(worker, coroutine),
             lambda operation, **message: adapter.wait_on_loop(
                 worker, adapter.call_scheduler(worker, operation, **message)
@@ -124,6 +133,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
     def teardown(self, worker: Worker) -> None:
         """Remove the handlers; end what still runs here."""
         adapter.remove_handlers(worker, self._calls, self._casts)
+        self._looking.stop()
+        self.reach.close()
         if self._unshield is not None:
             self._unshield()
         for run_id in list(self._runs):
@@ -148,7 +159,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         if spec.after is not None and before is None:
             address = self._worker.address
             raise RunError(f"the values of the last run are gone: {address} was started again")
-        run = RankRun(spec, rank, WorkerNode(self._worker), before, self.kept)
+        run = RankRun(spec, rank, WorkerNode(self._worker, self.reach), before, self.kept)
         self._runs[spec.run_id] = run
         return run
 

@@ -59,7 +59,8 @@ def install(dask_worker: Any) -> None:
     """Spoil a worker's calls from now on."""
     worker_plugin.WorkerNode = LossyNode
     rank_run.DaskTransport = DoublingTransport
-    dask_worker.plugins["petuum"].kept._node = LossyNode(dask_worker)
+    plugin = dask_worker.plugins["petuum"]
+    plugin.kept._node = LossyNode(dask_worker, plugin.reach)
     LossyNode.n_calls = LossyNode.n_lost = LossyNode.n_doubled = 0
 
 
@@ -67,7 +68,8 @@ def uninstall(dask_worker: Any) -> None:
     """Undo `install`."""
     worker_plugin.WorkerNode = WorkerNode
     rank_run.DaskTransport = DaskTransport
-    dask_worker.plugins["petuum"].kept._node = WorkerNode(dask_worker)
+    plugin = dask_worker.plugins["petuum"]
+    plugin.kept._node = WorkerNode(dask_worker, plugin.reach)
 
 
 def n_spoilt() -> tuple[int, int]:

@@ -63,6 +63,11 @@ class RunInterruptedError(RunError):
 class TransportError(RunError):
     """A peer could not be reached, or answered with anything but ``{"status": "OK"}``."""
 
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        #: Whether there is no use in another try.
+        self.final = final
+
 
 class ProtocolError(PetuumError):
     """A message that the store refuses: wrong run, epoch, table, shape, dtype or size."""

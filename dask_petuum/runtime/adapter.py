@@ -27,6 +27,7 @@ from dask_petuum.exceptions import TransportError
 __all__ = [
     "add_handlers",
     "after",
+    "ask_for_life",
     "broadcast",
     "call_scheduler",
     "call_worker",
@@ -113,6 +114,11 @@ async def call_worker(worker: Any, address: str, operation: str, **message: Any)
     except (OSError, CommClosedError) as error:
         raise TransportError(f"worker {address} cannot be reached: {error}") from error
     return _checked(reply, operation, address)
+
+
+async def ask_for_life(worker: Any, address: str) -> None:
+    """Return when another worker has answered; any worker answers at once, armed or not."""
+    await worker.rpc(address).echo(data=0)
 
 
 async def call_scheduler(node: Any, operation: str, **message: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -10,6 +12,11 @@ from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board
 
 __all__ = ["CheckpointDesk"]
+
+logger = logging.getLogger(__name__)
+
+#: Wait for the workers' word that they have dropped a fit's checkpoints, seconds.
+FORGET_SECONDS = 5.0
 
 
 class CheckpointDesk:
@@ -76,9 +83,13 @@ class CheckpointDesk:
     async def forget(self, fit_id: str) -> dict[str, Any]:
         """Drop a fit's checkpoints, here and on all workers."""
         if self._ledger.forget(fit_id):
-            await adapter.broadcast(
+            telling = adapter.broadcast(
                 self._scheduler, self._reached(), "petuum_forget", fit_ids=[fit_id]
             )
+            try:
+                await asyncio.wait_for(telling, FORGET_SECONDS)
+            except TimeoutError:
+                logger.warning("A worker does not answer; it may keep checkpoints of %s", fit_id)
         return {"status": "OK"}
 
     def _reached(self) -> list[str]:

@@ -224,7 +224,8 @@ class Endpoint:
 
     def _call(self, effect: Effect, tries: int) -> None:
         def on_reply(reply: Reply | Exception) -> None:
-            if isinstance(reply, TransportError) and tries < MAX_TRIES and self._cause is None:
+            failed = isinstance(reply, TransportError) and not reply.final
+            if failed and tries < MAX_TRIES and self._cause is None:
                 pause = FIRST_PAUSE * 2 ** (tries - 1)
                 timer = threading.Timer(pause, self._call, (effect, tries + 1))
                 timer.daemon = True

@@ -159,7 +159,7 @@ class KeptParts:
                 reply: Mapping[str, Any] = self._wait(self._node.call(address, operation, message))
                 break
             except TransportError as error:
-                if not left:
+                if error.final or not left:
                     raise
                 logger.info("%s is sent again: %s", operation, error)
         if reply["status"] != "OK":

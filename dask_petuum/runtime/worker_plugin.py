@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from distributed import Worker
@@ -21,6 +22,7 @@ from dask_petuum.runtime import adapter
 from dask_petuum.runtime.interrupt import shield_from_interrupts
 from dask_petuum.runtime.kept_parts import KeptParts
 from dask_petuum.runtime.rank_run import RankRun
+from dask_petuum.runtime.reach import Reach
 from dask_petuum.runtime.spec import RunSpec
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 from dask_petuum.store.messages import field_of
@@ -29,16 +31,22 @@ __all__ = ["PetuumWorker", "WorkerNode"]
 
 logger = logging.getLogger(__name__)
 
+#: Time between two looks for peers that do not answer, seconds.
+LOOK_SECONDS = 0.5
+
 
 class WorkerNode:
     """A Dask worker, as the transport sees it."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, reach: Reach) -> None:
         self._worker = worker
+        self._reach = reach
 
     async def call(self, address: str, operation: str, message: Any) -> Mapping[str, Any]:
         """Call another worker's handler."""
-        return await adapter.call_worker(self._worker, address, operation, message=message)
+        call = adapter.call_worker(self._worker, address, operation, message=message)
+        reply: Mapping[str, Any] = await self._reach.call(address, call)
+        return reply
 
     def cast(self, operation: str, message: Mapping[str, Any]) -> None:
         """Send one message to the scheduler."""
@@ -81,9 +89,11 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         """Add the handlers and tell the scheduler."""
         self._worker = worker
         self._runs: dict[str, RankRun] = {}
+        self.reach = Reach(partial(adapter.ask_for_life, worker), pause=4 * LOOK_SECONDS)
+        self._looking = adapter.every(worker, LOOK_SECONDS, self.reach.look)
         self.kept = KeptParts(
             worker.address,
-            WorkerNode(worker),
+            WorkerNode(worker, self.reach),
             lambda coroutine: adapter.wait_on_loop(worker, coroutine),
             lambda operation, **message: adapter.wait_on_loop(
                 worker, adapter.call_scheduler(worker, operation, **message)
@@ -125,6 +135,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
     def teardown(self, worker: Worker) -> None:
         """Remove the handlers; end what still runs here."""
         adapter.remove_handlers(worker, self._calls, self._casts)
+        self._looking.stop()
+        self.reach.close()
         if self._unshield is not None:
             self._unshield()
         for run_id, run in list(self._runs.items()):
@@ -150,7 +162,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         if spec.after is not None and before is None:
             address = self._worker.address
             raise RunError(f"the values of the last run are gone: {address} was started again")
-        run = RankRun(spec, rank, WorkerNode(self._worker), self._pool, before, self.kept)
+        node = WorkerNode(self._worker, self.reach)
+        run = RankRun(spec, rank, node, self._pool, before, self.kept)
         self._runs[spec.run_id] = run
         return run
 

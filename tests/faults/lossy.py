@@ -81,7 +81,8 @@ def install(dask_worker: Any) -> None:
     worker_plugin.WorkerNode = LossyNode
     rank_run.DaskTransport = DoublingTransport
     rank_run.Pipes = LossyPipes
-    dask_worker.plugins["petuum"].kept._node = LossyNode(dask_worker)
+    plugin = dask_worker.plugins["petuum"]
+    plugin.kept._node = LossyNode(dask_worker, plugin.reach)
     LossyNode.n_calls = LossyNode.n_lost = LossyNode.n_doubled = 0
 
 
@@ -90,7 +91,8 @@ def uninstall(dask_worker: Any) -> None:
     worker_plugin.WorkerNode = WorkerNode
     rank_run.DaskTransport = DaskTransport
     rank_run.Pipes = Pipes
-    dask_worker.plugins["petuum"].kept._node = WorkerNode(dask_worker)
+    plugin = dask_worker.plugins["petuum"]
+    plugin.kept._node = WorkerNode(dask_worker, plugin.reach)
 
 
 def n_spoilt() -> tuple[int, int]:

@@ -17,6 +17,7 @@ from proxies import Proxies, free_port
 from test_lda_rotation import corpus
 
 from dask_petuum import LDA
+from dask_petuum.exceptions import RankLostError
 from dask_petuum.runtime.arm import arm
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.options import RunOptions
@@ -149,6 +150,29 @@ def test_a_stall_of_seconds_is_waited_for(links, crew):
             links.proxies.soon(proxy.flow, after=3.0)
 
     assert fit(crew, 40, monitor=at([(5, stall)]))[0] == 1
+
+
+def test_a_peer_that_takes_messages_and_never_answers_ends_the_fit_with_its_cause(links, crew):
+    """Both reach the scheduler, so that it gives nobody up."""
+
+    def stall():
+        links.proxies.soon(links.inward[0].stall)
+
+    crew.client.run(set_lease, "4s")
+    cause = "rank . lost touch in clock .* takes messages and does not answer, for 4 s now"
+    try:
+        with (
+            dask.config.set({"petuum.recovery.attempts": 0}),
+            pytest.raises(RankLostError, match=cause),
+        ):
+            fit(crew, 2000, monitor=at([(8, stall)]))
+    finally:
+        links.proxies.soon(links.inward[0].flow)
+        crew.client.run(set_lease, "60s")
+
+
+def set_lease(text):
+    dask.config.set({"petuum.recovery.lease": text})
 
 
 @pytest.mark.parametrize("consistency", ["bsp", "asp"])

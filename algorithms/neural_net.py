@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin
 from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
@@ -20,12 +20,11 @@ from dask_petuum.store.consistency import Staleness
 
 from .inputs import open_rows
 from .linear_labels import check_labelled, learn_classes
-from .linear_targets import LinearPredictionMixin, check_targets, check_values_and_targets
 from .neural_net_base import NeuralNet
 from .neural_net_fit import NeuralNetFit
-from .neural_net_outputs import best, probabilities, single
+from .neural_net_outputs import best, probabilities
 
-__all__ = ["NeuralNetClassifier", "NeuralNetRegressor"]
+__all__ = ["NeuralNetClassifier"]
 
 
 class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
@@ -82,7 +81,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
     random_state
         Seed of the first weights, the orders and dropout.
     device
-        Where torch computes, "cpu" or "cuda".
+        Where torch trains, "cpu" or "cuda"; predictions are made on the CPU.
     n_jobs
         Threads of torch in this process (None: all cores), or in each rank on a cluster (None: all
         of its worker).
@@ -278,223 +277,3 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         if sample_weight is None:
             return float(right.mean().compute())
         return float(((right * sample_weight).sum() / sample_weight.sum()).compute())
-
-
-class NeuralNetRegressor(
-    LinearPredictionMixin,
-    RegressorMixin,  # type: ignore[misc]
-    NeuralNet,
-):
-    """A regressor around a PyTorch module, trained here or on a Dask cluster.
-
-    Parameters
-    ----------
-    module
-        Class of a ``torch.nn.Module``, or a function that makes one; ``module__key=value`` are its
-        arguments. It gets float32 rows (n_rows, n_features) and gives one
-        number for each. None: a perceptron with ReLU between its layers.
-    hidden_layer_sizes
-        Widths of the hidden layers of that perceptron.
-    criterion
-        Class of the loss, or its name in ``torch.nn``, with ``criterion__key``; it must know
-        ``reduction="none"``. None: "MSELoss".
-    optimizer
-        Class of the optimiser, or its name in ``torch.optim``, with ``optimizer__key``.
-    lr
-        Its step size.
-    lr_scheduler
-        Class of a schedule, or its name in ``torch.optim.lr_scheduler``, with
-        ``lr_scheduler__key``; moved on after each pass. None: the same step size always.
-    batch_size
-        Rows that each partition gives to a step: a rank's batch, as in torch's
-        DistributedDataParallel, where it has one partition.
-    max_epochs
-        Passes over the rows at most.
-    shuffle
-        Visit the rows in a new order in each pass.
-    early_stopping
-        Hold out a part of the rows; stop when their loss does not get better.
-    validation_fraction, n_iter_no_change, tol
-        The share of the rows that is held out, and how many passes the loss may go without
-        getting better by ``tol``.
-    gradient_clip
-        Largest norm of a step's gradient; None: any.
-    local_steps
-        H, steps that ranks make apart. With "bsp", 1: the gradients of every step are averaged;
-        more: an outer optimiser applies the mean of H steps' changes (DiLoCo).
-    outer_lr, outer_momentum
-        Step size and Nesterov momentum of the outer optimiser; 1 and 0 is the plain average.
-    sufficient_factors
-        Let Linear layers send activations and output gradients where that is less than their
-        gradient matrix.
-    wire_dtype
-        Numbers as they are sent: "float32", or "float16" or "bfloat16", with what rounding took
-        added to the next message.
-    overlap
-        Send gradients while the backward pass goes on, and wait for them layer by layer.
-    warm_start
-        Let ``fit`` start from the weights of the last fit.
-    random_state
-        Seed of the first weights, the orders and dropout.
-    device
-        Where torch computes, "cpu" or "cuda".
-    n_jobs
-        Threads of torch in this process (None: all cores), or in each rank on a cluster (None: all
-        of its worker).
-    verbose
-        1: print each clock.
-    consistency, staleness
-        "bsp": all ranks have the same weights. "ssp", "essp" or "asp": each rank steps by itself
-        from weights in the store that may lag by so many clocks of ``local_steps`` steps.
-    scheduler
-        None: the active Dask client, else this process; "local"; or a scheduler's address.
-    checkpoint
-        URL of a folder in which checkpoints of a fit are files. See :doc:`/recovery`.
-
-    Attributes
-    ----------
-    weights_ : dict from name to ndarray, the module's parameters and buffers
-    n_iter_ : int, passes made (rounded up)
-    history_ : list of dict, one record a clock (a pass, or 100 steps of it at most); ``loss`` is
-        the mean over the clock's rows, ``valid_loss`` that of the rows held out,
-        ``gradient_bytes`` what all ranks sent for their steps and ``bytes_saved`` how much less
-        that is than whole float32 gradients in every step
-    n_features_in_, feature_names_in_
-        As in scikit-learn.
-
-    Notes
-    -----
-    See :doc:`/nn` for when each way to communicate wins.
-
-    References
-    ----------
-    H. Zhang et al., "Poseidon: an efficient communication architecture for distributed deep
-    learning on GPU clusters", USENIX ATC 2017.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from dask_petuum.nn import NeuralNetRegressor
-    >>> X = np.linspace(-1, 1, 200)[:, np.newaxis]
-    >>> model = NeuralNetRegressor(lr=0.01, random_state=0, scheduler="local").fit(X, X[:, 0] ** 2)
-    >>> model.score(X, X[:, 0] ** 2) > 0.9
-    True
-    """
-
-    _criterion = "MSELoss"
-
-    def __init__(
-        self,
-        module: Any = None,
-        *,
-        hidden_layer_sizes: Any = (100,),
-        criterion: Any = None,
-        optimizer: Any = "Adam",
-        lr: float = 1e-3,
-        lr_scheduler: Any = None,
-        batch_size: int = 128,
-        max_epochs: int = 100,
-        shuffle: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 1e-4,
-        gradient_clip: float | None = None,
-        local_steps: int = 1,
-        outer_lr: float = 1.0,
-        outer_momentum: float = 0.0,
-        sufficient_factors: bool = True,
-        wire_dtype: str = "float32",
-        overlap: bool = True,
-        warm_start: bool = False,
-        random_state: Any = None,
-        device: str = "cpu",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        consistency: str = "bsp",
-        staleness: Staleness = 0,
-        scheduler: str | None = None,
-        checkpoint: str | None = None,
-        **nested: Any,
-    ) -> None:
-        self.module = module
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.criterion = criterion
-        self.optimizer = optimizer
-        self.lr = lr
-        self.lr_scheduler = lr_scheduler
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.shuffle = shuffle
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.gradient_clip = gradient_clip
-        self.local_steps = local_steps
-        self.outer_lr = outer_lr
-        self.outer_momentum = outer_momentum
-        self.sufficient_factors = sufficient_factors
-        self.wire_dtype = wire_dtype
-        self.overlap = overlap
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.device = device
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.consistency = consistency
-        self.staleness = staleness
-        self.scheduler = scheduler
-        self.checkpoint = checkpoint
-        self._take(nested)
-
-    @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
-        """Train the module.
-
-        Parameters
-        ----------
-        X
-            (n_rows, n_features): ndarray, CSR, DataFrame, xarray or a Dask collection.
-        y
-            (n_rows,) targets; scale them to about 1.
-        sample_weight
-            (n_rows,) weights >= 0; None: 1 each.
-        resume
-            URL of the checkpoints of this very fit, as ``checkpoint`` of the one that was
-            interrupted: go on from the newest.
-        """
-        self._goes_on_from(resume)
-        self._check_parameters()
-        warm = self.warm_start and hasattr(self, "weights_")
-        X, y, sample_weight = check_targets(self, X, y, sample_weight)
-        with open_rows(self, X, y, sample_weight, check_values_and_targets) as job:
-            if not warm:
-                self._forget()
-            NeuralNetFit(self, job).run(
-                n_outputs=1, max_epochs=int(self.max_epochs), first_epoch=0, callbacks=True
-            )
-        self._seen = 0
-        return self
-
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Make one pass over further rows; the optimiser begins anew, its schedule goes on.
-
-        Parameters
-        ----------
-        X, y, sample_weight
-            As in ``fit``.
-        """
-        self._check_parameters()
-        first = not hasattr(self, "weights_")
-        X, y, sample_weight = check_targets(self, X, y, sample_weight, reset=first)
-        if first:
-            self._forget()
-        with open_rows(self, X, y, sample_weight, check_values_and_targets) as job:
-            self._pass_over(job, 1)
-        return self
-
-    def predict(self, X: Any) -> Any:
-        """Return the module's output for each row, (n_rows,); lazy for a Dask collection."""
-        check_is_fitted(self)
-        return self._apply(X, single, n_columns=None, dtype=np.float32)

@@ -4,7 +4,7 @@ The engine is ``dask_petuum.nn``; here it meets the runtime. A rank has one repl
 partitions, so the step of its last partition does the work of all. Where ranks may be stale, the
 parameters are the table ``weights``: a rank adds the change of its clock, by its share of the
 rows. Else the replicas are the same in all ranks, and blocks from rank to rank keep them so
-(docs/decisions/0016-nn.md).
+(docs/decisions/0018-nn.md).
 """
 
 from __future__ import annotations

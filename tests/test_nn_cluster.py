@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dask.array as da
 import numpy as np
 import pytest
 from nn_modules import Perceptron, in_chunks, make_rows, train_with_ddp
@@ -72,3 +73,24 @@ def test_one_process_and_several_ranks_come_to_the_same(client, n_chunks):
 @pytest.mark.parametrize("more", [{"overlap": False}, {"sufficient_factors": False}], ids=str)
 def test_how_gradients_travel_changes_nothing(client, more):
     assert_same(train(client, **more).weights_, train(client).weights_, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"consistency": "essp", "staleness": 1},
+        {"consistency": "asp"},
+        {"local_steps": 4},
+        {"local_steps": 4, "consistency": "ssp", "staleness": 2},
+    ],
+    ids=str,
+)
+def test_ranks_that_step_apart_learn_too(client, more):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 20)).astype(np.float32)
+    y = (X[:, :3].sum(axis=1) > 0).astype(int)
+    model = NeuralNetClassifier(hidden_layer_sizes=(32,), max_epochs=15, random_state=0, **more)
+    model.client = client
+    model.fit(da.from_array(X, chunks=(1000, 20)), da.from_array(y, chunks=1000))
+    assert model.score(X, y) > 0.88
+    assert max(record["staleness"] for record in model.history_) <= more.get("staleness", 100)

@@ -7,12 +7,14 @@ from typing import Any
 
 __all__ = ["NeuralNetClassifier", "NeuralNetRegressor"]
 
+_HOMES = {"NeuralNetClassifier": "neural_net", "NeuralNetRegressor": "neural_net_regressor"}
+
 
 def __getattr__(name: str) -> Any:
     """Load an estimator when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_import_module("dask_petuum.algorithms.neural_net"), name)
+    return getattr(_import_module(f"dask_petuum.algorithms.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

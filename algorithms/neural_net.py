@@ -129,6 +129,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
     _criterion = "CrossEntropyLoss"
     classes_: NDArray[Any]
 
+    # over the limit: scikit-learn wants every parameter spelt out
     def __init__(
         self,
         module: Any = None,

@@ -123,6 +123,7 @@ class NeuralNetRegressor(
 
     _criterion = "MSELoss"
 
+    # over the limit: scikit-learn wants every parameter spelt out
     def __init__(
         self,
         module: Any = None,

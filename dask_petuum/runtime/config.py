@@ -8,7 +8,19 @@ from dask.utils import parse_timedelta
 
 from dask_petuum.config import get
 
-__all__ = ["lease_seconds", "save_clocks", "save_seconds", "shares_memory", "wait_seconds"]
+__all__ = [
+    "lease_seconds",
+    "save_clocks",
+    "save_seconds",
+    "shares_memory",
+    "uses_pipes",
+    "wait_seconds",
+]
+
+
+def uses_pipes() -> bool:
+    """Whether ranks that share memory send messages through pipes, past Dask."""
+    return bool(get("pipes"))
 
 
 def shares_memory() -> bool:

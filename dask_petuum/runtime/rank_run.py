@@ -57,6 +57,7 @@ class RankRun:
     # The mutable state beside that of its parts is `_answers`: those whose arrays another rank may
     # still read here; under its lock.
 
+    # over the limit: what a rank has, one line each
     def __init__(
         self,
         spec: RunSpec,
@@ -106,7 +107,7 @@ class RankRun:
         self._answers: dict[int, dict[tuple[str, int], list[Any]]] = {}
         self._answers_lock = threading.Lock()
         self._pipes: Pipes | None = None
-        if self.arena is not None:
+        if self.arena is not None and config.uses_pipes():
             self._pipes = Pipes(rank, self.arena, self.reception.take)
             node.watch(self._pipes.source, self._pipes.read)
 
@@ -116,9 +117,10 @@ class RankRun:
 
     def describe_memory(self) -> dict[str, Any] | None:
         """What others need to read this rank's arena; None: nothing is shared."""
-        if self.arena is None or self._pipes is None:
+        if self.arena is None:
             return None
-        return {**self.arena.describe(), **self._pipes.describe()}
+        pipes = {} if self._pipes is None else self._pipes.describe()
+        return {**self.arena.describe(), **pipes}
 
     def open_memory(self, rank: int, descriptions: list[dict[str, Any] | None]) -> list[int]:
         """Map the arenas of the ranks on this host; return which they are."""

@@ -1,0 +1,132 @@
+"""Neural networks on two ranks against torch's DistributedDataParallel: samples and bytes a step.
+
+A perceptron 784-1024-1024-10 on random rows, 128 rows a rank and step, plain SGD, one thread a
+process, on one machine. A figure is the median pass of 40 steps, the first ones left out; the two
+sides alternate. What the loopback hides is how few bytes factors need: that is a row of its own.
+
+    python -m benchmarks.run nn_vs_ddp [--quick]
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import torch
+from distributed import Client, LocalCluster
+
+from benchmarks.report import Row
+from dask_petuum.nn import NeuralNetClassifier
+
+__all__ = ["run"]
+
+N_RANKS, BATCH, N_STEPS, RATE = 2, 128, 40, 0.01
+WIDTHS = (784, 1024, 1024, 10)
+#: Passes that are not counted.
+WARM = 2
+
+
+def make_rows() -> tuple[Any, Any]:
+    """Rows for all ranks: float32 and labels."""
+    rng = np.random.default_rng(0)
+    n_rows = N_RANKS * BATCH * N_STEPS
+    return rng.standard_normal((n_rows, WIDTHS[0]), np.float32), rng.integers(10, size=n_rows)
+
+
+def train_ours(client: Client, n_passes: int, **more: Any) -> Any:
+    """Fit on two ranks; the model, whose history has the seconds of every pass."""
+    X, y = make_rows()
+    model = NeuralNetClassifier(
+        hidden_layer_sizes=WIDTHS[1:-1],
+        optimizer="SGD",
+        lr=RATE,
+        batch_size=BATCH,
+        max_epochs=n_passes,
+        random_state=0,
+        **more,
+    )
+    model.client = client
+    chunk = len(X) // N_RANKS
+    return model.fit(da.from_array(X, chunks=(chunk, X.shape[1])), da.from_array(y, chunks=chunk))
+
+
+def rate_of(model: Any) -> float:
+    """Samples a second of the median pass."""
+    seconds = [
+        after["seconds"] - before["seconds"]
+        for before, after in itertools.pairwise(model.history_[WARM:])
+    ]
+    return N_RANKS * BATCH * N_STEPS / statistics.median(seconds)
+
+
+def ddp_rank(rank: int, folder: str, n_passes: int) -> None:
+    """Train with DistributedDataParallel in one process; rank 0 writes the seconds of passes."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=N_RANKS
+    )
+    X, y = (torch.from_numpy(part) for part in make_rows())
+    n = len(X) // N_RANKS
+    layers: list[torch.nn.Module] = []
+    for inputs, outputs in itertools.pairwise(WIDTHS):
+        layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
+    module = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(*layers[:-1]))
+    optimizer = torch.optim.SGD(module.parameters(), lr=RATE)
+    seconds = []
+    for _ in range(n_passes):
+        began = time.perf_counter()
+        order = rank * n + torch.randperm(n)
+        for rows in order.split(BATCH):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(module(X[rows]), y[rows]).backward()
+            optimizer.step()
+        seconds.append(time.perf_counter() - began)
+    if rank == 0:
+        np.save(f"{folder}/seconds.npy", seconds)
+    torch.distributed.destroy_process_group()
+
+
+def rate_of_ddp(n_passes: int) -> float:
+    """Samples a second of the median pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(ddp_rank, (folder, n_passes), nprocs=N_RANKS, join=True)
+        seconds = np.load(Path(folder) / "seconds.npy")
+    return N_RANKS * BATCH * N_STEPS / float(np.median(seconds[WARM:]))
+
+
+def run(quick: bool) -> list[Row]:
+    """Measure."""
+    n_passes, repeats = (4, 1) if quick else (8, 3)
+    ours, theirs, whole = [], [], []
+    with (
+        LocalCluster(n_workers=N_RANKS, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        train_ours(client, 1)
+        for _ in range(repeats):
+            model = train_ours(client, n_passes)
+            ours.append(rate_of(model))
+            theirs.append(rate_of_ddp(n_passes))
+            whole.append(rate_of(train_ours(client, n_passes, sufficient_factors=False)))
+    last = model.history_[-1]
+    sent = last["gradient_bytes"]
+    work = f"perceptron {'-'.join(map(str, WIDTHS))}, {BATCH} rows a rank, 2 ranks, BSP"
+    peer = f"torch {torch.__version__}, DistributedDataParallel (gloo)"
+    return [
+        Row(f"{work}: samples a second", peer, ours, theirs, ">= 0.9", "samples/s"),
+        Row(f"{work}, no factors: samples a second", peer, whole, theirs, "", "samples/s"),
+        Row(
+            f"{work}: bytes a pass",
+            "full gradients",
+            [sent],
+            [sent + last["bytes_saved"]],
+            "<= 0.35",
+            "bytes",
+        ),
+    ]

@@ -126,9 +126,10 @@ class RankRun:
         """Map the arenas of the ranks on this host; return which they are."""
         self._peers = {}
         for other, description in enumerate(descriptions):
-            if other != rank and description is not None and self._pipes is not None:
+            if other != rank and description is not None:
                 peer = PeerArena.open(description)
-                if peer is not None and self._pipes.connect(other, description, peer):
+                pipes = self._pipes
+                if peer is not None and (pipes is None or pipes.connect(other, description, peer)):
                     self._peers[other] = peer
         return sorted(self._peers)
 

@@ -126,7 +126,7 @@ class RankRun:
         """Map the arenas of the ranks on this host; return which they are."""
         self._peers = {}
         for other, description in enumerate(descriptions):
-            if other != rank and description is not None:
+            if other != rank and description is not None and self.arena is not None:
                 peer = PeerArena.open(description)
                 pipes = self._pipes
                 if peer is not None and (pipes is None or pipes.connect(other, description, peer)):

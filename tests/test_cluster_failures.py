@@ -363,6 +363,13 @@ def test_a_worker_that_retires_leaves_the_run_to_the_others():
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
 
 
+def wait_until_started(running, started):
+    """Wait until a run that was submitted has begun; raise what ended it before."""
+    while not started.wait(0.1):
+        if running.done():
+            raise AssertionError(f"the run ended with {running.result()!r} before it began")
+
+
 def run_for_ever(client, started, enough=None):
     """Run a program until something ends it."""
     X, y = make_data()

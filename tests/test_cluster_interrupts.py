@@ -16,8 +16,11 @@ from conftest import PATIENCE
 pytestmark = pytest.mark.timeout(150)
 
 FIT = """
+import signal
 import sys
 
+# a shell's background job starts with SIGINT ignored, and hands that on
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = {path!r}
 from distributed import Client, LocalCluster
 from programs import LeastSquaresRegressor, make_data
@@ -93,8 +96,11 @@ def test_one_interrupt_ends_the_fit_and_keeps_what_was_learnt(tmp_path, schedule
 
 
 PLAIN = """
+import signal
 import sys
 
+# a shell's background job starts with SIGINT ignored, and hands that on
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = {path!r}
 from distributed import Client
 import dask_petuum as petuum
@@ -152,7 +158,7 @@ def test_a_scheduler_that_is_killed_ends_the_run(tmp_path):
 
     from distributed import Client
     from test_cluster_arming import process
-    from test_cluster_failures import run_for_ever
+    from test_cluster_failures import run_for_ever, wait_until_started
 
     started, address = Event(), tmp_path / "scheduler.json"
     file = ("--scheduler-file", str(address))
@@ -166,7 +172,7 @@ def test_a_scheduler_that_is_killed_ends_the_run(tmp_path):
         with client, ThreadPoolExecutor(1) as pool:
             client.wait_for_workers(2, timeout=PATIENCE)
             running = pool.submit(run_for_ever, client, started)
-            assert started.wait(PATIENCE)
+            wait_until_started(running, started)
             scheduler.kill()
             with pytest.raises(Exception) as caught:
                 running.result(PATIENCE)

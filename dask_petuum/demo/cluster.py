@@ -14,7 +14,7 @@ from rich.live import Live
 
 from dask_petuum.demo.screen import ranks_table
 from dask_petuum.exceptions import TransportError
-from dask_petuum.runtime.adapter import call_scheduler
+from dask_petuum.runtime.adapter import ask_scheduler
 
 __all__ = ["cluster_address", "start_cluster", "watch_ranks"]
 
@@ -58,7 +58,7 @@ def watch_ranks(client: Client, console: Console) -> Iterator[None]:
 def _watch(client: Client, live: Live, done: threading.Event) -> None:
     while not done.wait(LOOK_SECONDS):
         try:
-            reply = client.sync(call_scheduler, client, "petuum_status")
+            reply = client.sync(ask_scheduler, client, "petuum_status")
         except TransportError:  # not armed yet
             continue
         newest = _newest_run(reply["runs"])

@@ -28,6 +28,7 @@ __all__ = [
     "add_handlers",
     "after",
     "ask_for_life",
+    "ask_scheduler",
     "broadcast",
     "call_scheduler",
     "call_worker",
@@ -56,6 +57,8 @@ T = TypeVar("T")
 #: Time for a worker that does not answer to close before its nanny kills it, and for the nanny.
 KILL_SECONDS = 1.0
 NANNY_SECONDS = 5.0
+#: Time between two looks whether a client still has its scheduler.
+LOOK_SECONDS = 0.5
 #: Name of our arrays' way through Dask's protocol.
 ARRAY_FAMILY = "petuum-array"
 
@@ -122,12 +125,28 @@ async def ask_for_life(worker: Any, address: str) -> None:
 
 
 async def call_scheduler(node: Any, operation: str, **message: Any) -> dict[str, Any]:
-    """Call the scheduler's handler from a worker or a client; as :func:`call_worker`."""
+    """Call the scheduler's handler from a worker; as :func:`call_worker`."""
     try:
         reply = await getattr(node.scheduler, operation)(**message)
     except (OSError, CommClosedError) as error:
         raise TransportError(f"the scheduler cannot be reached: {error}") from error
     return _checked(reply, operation, "scheduler")
+
+
+async def ask_scheduler(client: Any, operation: str, /, **message: Any) -> dict[str, Any]:
+    """Call the scheduler's handler from a client; ends when the client has lost its scheduler.
+
+    Dask would try for the client's whole ``timeout`` to connect to a scheduler that is gone.
+    """
+    call = asyncio.ensure_future(call_scheduler(client, operation, **message))
+    try:
+        while not call.done():
+            await asyncio.wait([call], timeout=LOOK_SECONDS)
+            if not call.done() and client.status != "running":
+                raise TransportError(f"the scheduler cannot be reached: client {client.status}")
+        return call.result()
+    finally:
+        call.cancel()
 
 
 def cast_to_scheduler(worker: Any, operation: str, **message: Any) -> None:

@@ -74,7 +74,7 @@ def disarm(client: Client) -> None:
     if not client.run_on_scheduler(_installed_probe()):
         return
     try:
-        client.sync(adapter.call_scheduler, client, "petuum_uninstall")
+        client.sync(adapter.ask_scheduler, client, "petuum_uninstall")
     except TransportError:
         logger.info("The scheduler's handlers are gone already")
     try:
@@ -147,7 +147,7 @@ def _armed_workers(client: Client) -> dict[str, str] | None:
 
 
 async def _status(client: Client) -> Mapping[str, Any]:
-    return await adapter.call_scheduler(client, "petuum_status")
+    return await adapter.ask_scheduler(client, "petuum_status")
 
 
 def _wait_for_hello(client: Client, there: list[str]) -> dict[str, str]:

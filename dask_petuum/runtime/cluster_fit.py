@@ -217,7 +217,7 @@ class ClusterFit:
             Where there was one and it is gone.
         """
         reply = self._client.sync(
-            adapter.call_scheduler, self._client, "petuum_checkpoint", fit_id=self._fit_id
+            adapter.ask_scheduler, self._client, "petuum_checkpoint", fit_id=self._fit_id
         )
         found = reply["checkpoint"]
         if found is None:
@@ -258,7 +258,7 @@ class ClusterFit:
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = self._client.sync(
-            adapter.call_scheduler, self._client, "petuum_status"
+            adapter.ask_scheduler, self._client, "petuum_status"
         )
         return status
 
@@ -271,7 +271,7 @@ class ClusterFit:
             return
         try:
             self._client.sync(
-                adapter.call_scheduler, self._client, "petuum_forget_fit", fit_id=self._fit_id
+                adapter.ask_scheduler, self._client, "petuum_forget_fit", fit_id=self._fit_id
             )
         except TransportError as error:
             logger.warning("The checkpoints of fit %s stay: %s", self._fit_id, error)

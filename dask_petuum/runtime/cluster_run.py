@@ -226,7 +226,7 @@ class ClusterRun:
     def _call(self, operation: str, **message: Any) -> dict[str, Any]:
         try:
             reply: dict[str, Any] = self.client.sync(
-                adapter.call_scheduler,
+                adapter.ask_scheduler,
                 self.client,
                 operation,
                 run_id=self.spec.run_id,

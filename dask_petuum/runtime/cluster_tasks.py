@@ -76,7 +76,7 @@ async def _gather(client: Client, futures: list[Future], addresses: Sequence[str
 
 async def _look(client: Client, addresses: Sequence[str]) -> None:
     """Raise where a worker is gone."""
-    there = (await adapter.call_scheduler(client, "petuum_status"))["workers"]
+    there = (await adapter.ask_scheduler(client, "petuum_status"))["workers"]
     lost = [f"rank {rank} with {a}" for rank, a in enumerate(addresses) if a not in there]
     if lost:
         raise RankLostError(f"workers were lost outside of a run: {', '.join(lost)}")

@@ -353,55 +353,6 @@ def against_cmfrec() -> list[Row]:
     return []
 
 
-def over_workers(quick: bool) -> list[Row]:
-    """Ratings a second on two worker processes of one thread each, against one."""
-    from distributed import Client, LocalCluster
-
-    size = (5_000, 2_500, 500_000) if quick else (20_000, 10_000, 4_000_000)
-    split = planted(*size)
-    users, items, ratings = split.train
-    matrix = sp.csr_array((ratings, (users, items)), shape=split.shape)
-    rows = []
-    for solver, schedule in (("sgd", "fixed"), ("sgd", "free"), ("ccd", "fixed")):
-        speeds: dict[int, list[float]] = {1: [], 2: []}
-        for _ in range(N_REPEATS):
-            for n_workers, figures in speeds.items():
-                with (
-                    LocalCluster(
-                        n_workers=n_workers,
-                        threads_per_worker=1,
-                        processes=True,
-                        dashboard_address=None,
-                    ) as cluster,
-                    Client(cluster, set_as_default=False) as client,
-                ):
-                    model = MatrixFactorization(
-                        40,
-                        alpha=0.01,
-                        solver=solver,
-                        schedule=schedule,
-                        max_iter=8,
-                        tol=0,
-                        keep_seen=False,
-                    )
-                    model.client = client
-                    history = model.fit(matrix).history_
-                    passes = np.diff([record["seconds"] for record in history])
-                    figures.append(len(ratings) / statistics.median(passes.tolist()))
-        rows.append(
-            Row(
-                f'MatrixFactorization(solver="{solver}", schedule="{schedule}"), '
-                f"{len(ratings):,} ratings, rank 40: 2 worker processes",
-                "itself, 1 worker process",
-                speeds[2],
-                speeds[1],
-                target=">= 1.6",
-                unit="ratings/s",
-            )
-        )
-    return rows
-
-
 def run(quick: bool) -> list[Row]:
     """Run all; ``quick``: an eighth of the synthetic ratings."""
     with warnings.catch_warnings():
@@ -409,4 +360,4 @@ def run(quick: bool) -> list[Row]:
         small = sp.random_array((50, 40), density=0.5, format="csr", dtype=np.float32)
         for solver in ("ccd", "sgd"):
             fit_ours(small, {"n_components": 2, "solver": solver}, 1)  # compile
-        return [*against_libmf(quick), *against_cmfrec(), *over_workers(quick)]
+        return [*against_libmf(quick), *against_cmfrec()]

@@ -1,0 +1,80 @@
+"""What two processes can do at most here, against one: virtual cores may share a real one.
+
+Half of a work in each of two processes that wait for each other now and then takes as long as the
+slower one does. So the speed-up of two ranks is bounded by that of two processes that share
+nothing, and on a machine whose cores are lent it moves from minute to minute.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.synchronize import Barrier
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Pairs", "in_pairs"]
+
+#: Multiplications of a vector that fits into a core's cache: about 0.3 s.
+N_PRODUCTS, N_FLOATS = 1500, 1 << 18
+
+
+class Pairs(NamedTuple):
+    """Speeds of one process and of two, in turn, and what two can be of one meanwhile."""
+
+    one: list[float]
+    two: list[float]
+    bound: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios of measurements that follow each other."""
+        return statistics.median(b / a for a, b in zip(self.one, self.two, strict=True))
+
+    @property
+    def note(self) -> str:
+        """How the ratio was made, and what could be had."""
+        low, high = min(self.bound), max(self.bound)
+        return (
+            "The median of the ratios of fits that follow each other. Two processes that share "
+            f"nothing, of which the slower counts, meanwhile did {statistics.median(self.bound):.2f} "
+            f"({low:.2f} to {high:.2f}) of what one alone does."
+        )
+
+
+def in_pairs(measure: Callable[[int], float], repeats: int) -> Pairs:
+    """Measure with one process and with two, in turn; between them, what two can do here."""
+    out = Pairs([], [], [])
+    for _ in range(repeats):
+        out.one.append(measure(1))
+        alone = _seconds(1)
+        both = _seconds(2)
+        out.two.append(measure(2))
+        out.bound.append(2 * max(alone) / max(both))
+    return out
+
+
+def _seconds(n: int) -> Sequence[float]:
+    """Seconds that each of so many processes takes for the same work at the same time."""
+    context = multiprocessing.get_context("spawn")
+    results, together = context.SimpleQueue(), context.Barrier(n)
+    processes = [context.Process(target=_work, args=(together, results)) for _ in range(n)]
+    for process in processes:
+        process.start()
+    seconds: list[float] = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return seconds
+
+
+def _work(together: Barrier, results: Any) -> None:
+    vector = np.ones(N_FLOATS, dtype=np.float32)
+    together.wait()
+    began = time.perf_counter()
+    for _ in range(N_PRODUCTS):
+        np.multiply(vector, 1.0001, out=vector)
+        np.minimum(vector, 2.0, out=vector)
+    results.put(time.perf_counter() - began)

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence

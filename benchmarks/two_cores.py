@@ -37,11 +37,11 @@ class Pairs(NamedTuple):
     @property
     def note(self) -> str:
         """How the ratio was made, and what could be had."""
-        low, high = min(self.bound), max(self.bound)
+        low, middle, high = min(self.bound), statistics.median(self.bound), max(self.bound)
         return (
             "The median of the ratios of fits that follow each other. Two processes that share "
-            f"nothing, of which the slower counts, meanwhile did {statistics.median(self.bound):.2f} "
-            f"({low:.2f} to {high:.2f}) of what one alone does."
+            "nothing, of which the slower counts, meanwhile did "
+            f"{middle:.2f} ({low:.2f} to {high:.2f}) of what one alone does."
         )
 
 

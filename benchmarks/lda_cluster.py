@@ -69,7 +69,7 @@ def rate(model: LDA, skip: int) -> float:
 
 def run(quick: bool) -> list[Row]:
     """Measure speed-up and quality."""
-    passes, repeats = (12, 1) if quick else (40, 7)
+    passes, repeats = (12, 1) if quick else (30, 5)
     counts, _ = synthetic(*(2000, 2000) if quick else (20_000, 10_000))
     train, test = split_documents(counts, counts.shape[0] // 20)
     X = blocks(train, 2)

@@ -69,8 +69,8 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
     outer_lr, outer_momentum
         Step size and Nesterov momentum of the outer optimiser; 1 and 0 is the plain average.
     sufficient_factors
-        Let Linear layers send activations and output gradients where that is less than their
-        gradient matrix.
+        True: Linear layers send activations and output gradients where that is less than their
+        gradient matrix. "auto": unless all ranks are on one host. False: they do not.
     wire_dtype
         Numbers as they are sent: "float32", or "float16" or "bfloat16", with what rounding took
         added to the next message.
@@ -103,7 +103,8 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
     history_ : list of dict, one record a clock (a pass, or 100 steps of it at most); ``loss`` is
         the mean over the clock's rows, ``valid_loss`` that of the rows held out,
         ``gradient_bytes`` what all ranks sent for their steps and ``bytes_saved`` how much less
-        that is than whole float32 gradients in every step
+        that is than whole float32 gradients in every step; ``layers`` has, for each Linear
+        layer's weight by name, how it was ``sent`` and its ``bytes_saved``
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
@@ -150,7 +151,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         local_steps: int = 1,
         outer_lr: float = 1.0,
         outer_momentum: float = 0.0,
-        sufficient_factors: bool = True,
+        sufficient_factors: bool | str = "auto",
         wire_dtype: str = "float32",
         overlap: bool = True,
         warm_start: bool = False,

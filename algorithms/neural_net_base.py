@@ -55,7 +55,7 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
     local_steps: int
     outer_lr: float
     outer_momentum: float
-    sufficient_factors: bool
+    sufficient_factors: bool | str
     wire_dtype: str
     overlap: bool
     warm_start: bool
@@ -204,6 +204,8 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
             check_number("gradient_clip", self.gradient_clip, Real, 0, strict=True)
         for width in np.atleast_1d(self.hidden_layer_sizes).tolist():
             check_number("hidden_layer_sizes", width, Integral, 1)
+        if not isinstance(self.sufficient_factors, bool):
+            check_choice("sufficient_factors", self.sufficient_factors, ("auto",))
         check_choice("wire_dtype", self.wire_dtype, WIRES)
         Consistency.parse(self.consistency, self.staleness)
 

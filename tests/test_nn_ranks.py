@@ -22,7 +22,8 @@ PATIENCE = 60
 class Ranks:
     """Ranks of one process: each has a real mailbox, messages are put into it at once."""
 
-    def __init__(self, n_ranks):
+    def __init__(self, n_ranks, near=False):
+        self.near = near
         self.boxes = [Mailbox() for _ in range(n_ranks)]
         self.n_bytes = [0] * n_ranks
 
@@ -33,13 +34,15 @@ class Ranks:
 class _Mesh:
     def __init__(self, ranks, rank):
         self._ranks, self.rank, self.n_ranks = ranks, rank, len(ranks.boxes)
+        self.is_near = ranks.near
 
-    def send(self, rank, block, stamp, arrays):
-        self._ranks.n_bytes[self.rank] += sum(v.nbytes for v in arrays.values())
-        copies = {name: values.copy() for name, values in arrays.items()}
-        self._ranks.boxes[rank].put(block, stamp, copies)
+    def send(self, ranks, block, stamp, arrays):
+        for rank in ranks:
+            self._ranks.n_bytes[self.rank] += sum(v.nbytes for v in arrays.values())
+            copies = {name: values.copy() for name, values in arrays.items()}
+            self._ranks.boxes[rank].put(block, stamp, copies)
 
-    def take(self, block, stamp):
+    def take(self, rank, block, stamp):
         return self._ranks.boxes[self.rank].take(block, stamp)
 
 
@@ -47,12 +50,12 @@ def recipe(module, optimizer="SGD", lr=0.05, **arguments):
     return Recipe(module, "CrossEntropyLoss", optimizer, lr, arguments=arguments, n_inputs=20)
 
 
-def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, **plan):
+def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, near=False, **plan):
     """Train on ``n_parts`` partitions; the trainers, and the metrics of each clock."""
     rows, labels = make_rows(320) if data is None else data
     n = len(rows) // n_parts
     planned = Plan((n,) * n_parts, plan.pop("batch_size", 16), plan.pop("epochs", 2), 0, **plan)
-    ranks = Ranks(n_ranks)
+    ranks = Ranks(n_ranks, near)
     # made one by one: ranks that are threads share torch's random state
     made = [
         Trainer(built, planned, settings or Settings(), None, ranks.mesh(rank), 1)
@@ -146,12 +149,12 @@ class Words(torch.nn.Module):
         return self.head(torch.tanh(self.words(numbers) + self.table(numbers).sum(1)))
 
 
-@pytest.mark.parametrize("n_ranks", [2, 3, 4])
+@pytest.mark.parametrize(("n_ranks", "near"), [(2, False), (2, True), (3, False), (4, True)])
 @pytest.mark.parametrize("module", [Perceptron, Frozen, Tied, Raw, Skipping, Words])
-def test_ranks_have_the_weights_of_one(module, n_ranks):
+def test_ranks_have_the_weights_of_one(module, n_ranks, near):
     built = recipe(module)
     (alone,), _ = train(built, 1, n_parts=4)
-    together, _ = train(built, n_ranks, n_parts=4)
+    together, _ = train(built, n_ranks, n_parts=4, near=near)
     assert_all_the_same(together, alone)
     bits = [trainer.vector.numpy().tobytes() for trainer in together]
     assert len(set(bits)) == 1, "replicas have the same bits"

@@ -49,6 +49,8 @@ class GradientExchange:
         self._left: set[int] = set()
         self._direct_bytes = 0
         self.stamp = 0
+        #: Bytes that factors have saved so far, by the name of their weight.
+        self.saved: dict[str, int] = {}
 
     @property
     def n_bytes(self) -> int:
@@ -79,9 +81,12 @@ class GradientExchange:
         arrays = self._factors(unit) if unit.kind == "factors" else _rows(unit)
         self._own[number] = arrays
         block = number * BLOCKS_EACH * self._mesh.n_ranks + self._mesh.rank
-        for rank in self._others:
-            self._direct_bytes += sum(values.nbytes for values in arrays.values())
-            self._mesh.send(rank, block, self.stamp, arrays)
+        n_bytes = len(self._others) * sum(values.nbytes for values in arrays.values())
+        self._direct_bytes += n_bytes
+        if unit.kind == "factors":
+            full, name = 4 * gradient_numbers(unit.size, self._mesh.n_ranks), unit.names[0]
+            self.saved[name] = self.saved.get(name, 0) + full - n_bytes
+        self._mesh.send(self._others, block, self.stamp, arrays)
 
     def leave_rest(self) -> None:
         """Send what has not left by the end of the backward pass; owners send their sums back."""
@@ -101,7 +106,7 @@ class GradientExchange:
         parts = [
             self._own[number]
             if rank == self._mesh.rank
-            else self._mesh.take(block + rank, self.stamp)
+            else self._mesh.take(rank, block + rank, self.stamp)
             for rank in range(self._mesh.n_ranks)
         ]
         parts = [part for part in parts if "n" not in part]
@@ -139,7 +144,10 @@ def _of(part: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _packed(unit: Unit) -> tuple[Any, Any]:
-    """A bucket's gradients as one float32 vector, and which parameters have one."""
+    """A bucket's gradients as one float32 vector, and which parameters have one.
+
+    The vector may be the gradient itself.
+    """
     parts, used = [], np.zeros(len(unit.parameters), np.int32)
     for place, parameter in enumerate(unit.parameters):
         if parameter.grad is None:
@@ -148,7 +156,7 @@ def _packed(unit: Unit) -> tuple[Any, Any]:
             used[place] = 1
             dense = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
             parts.append(dense.detach().reshape(-1).cpu().float())
-    return torch.cat(parts), used
+    return parts[0] if len(parts) == 1 else torch.cat(parts), used
 
 
 def _unpack(unit: Unit, vector: Any, used: Any) -> None:

@@ -43,7 +43,7 @@ class Settings:
     device
         Where the module is.
     factors
-        Whether Linear layers may send sufficient factors.
+        Whether Linear layers may send sufficient factors; "auto": unless all ranks share memory.
     wire
         Type of the numbers that are sent: "float32", "float16" or "bfloat16".
     overlap
@@ -57,7 +57,7 @@ class Settings:
     """
 
     device: str = "cpu"
-    factors: bool = True
+    factors: bool | str = "auto"
     wire: str = "float32"
     overlap: bool = True
     clip: float | None = None
@@ -108,7 +108,7 @@ class Trainer:
                 module,
                 mesh.n_ranks if self._exchanges else 1,
                 plan.batch_size,
-                settings.factors,
+                not mesh.is_near if settings.factors == "auto" else bool(settings.factors),
             ),
             lambda units: GradientExchange(mesh, units, self.wire) if self._exchanges else None,
             settings.clip,
@@ -143,7 +143,7 @@ class Trainer:
         return own / sum(self._plan.n_training(i) for i in range(len(self._plan.sizes)))
 
     def train(self, clock: int, vector: Any = None) -> dict[str, float]:
-        """Make the steps of a clock; give its metrics.
+        """Make the steps of a clock; give its metrics, and bytes saved by layer as `saved.NAME`.
 
         Parameters
         ----------
@@ -154,7 +154,7 @@ class Trainer:
         """
         if vector is not None:
             self.place(vector)
-        before = self._sent_bytes
+        before, saved = self._sent_bytes, self._saved()
         with _threads(self._n_threads):
             loss, weight = self._steps(self._plan.steps(clock))
             valid = self._validate()
@@ -166,6 +166,7 @@ class Trainer:
             "valid_weight": valid[1],
             "gradient_bytes": float(self._sent_bytes - before),
             "full_bytes": float(full),
+            **{f"saved.{name}": n - saved.get(name, 0) for name, n in self._saved().items()},
         }
 
     def place(self, vector: Any) -> None:
@@ -195,6 +196,10 @@ class Trainer:
         exchange = self.replica.exchange
         sent = self._whole.n_bytes + self._exact.n_bytes
         return sent + (0 if exchange is None else exchange.n_bytes)
+
+    def _saved(self) -> dict[str, int]:
+        exchange = self.replica.exchange
+        return {} if exchange is None else dict(exchange.saved)
 
     def _full_bytes(self, n_steps: int) -> int:
         if self._mesh.n_ranks == 1 or self._plan.stale:

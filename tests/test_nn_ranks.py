@@ -10,6 +10,7 @@ import torch
 from nn_modules import Perceptron, make_rows
 
 from dask_petuum.data import Partition
+from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.plan import Plan
 from dask_petuum.nn.recipe import Recipe
 from dask_petuum.nn.trainer import Settings, Trainer
@@ -233,3 +234,19 @@ def test_a_trainer_goes_on_from_the_arrays_of_another():
     for clock in (2, 3):
         second.train(clock)
     assert_all_the_same([second], whole, 0)
+
+
+def test_products_that_differ_between_processors_are_put_right(monkeypatch):
+    """Another rounding of one rank, as of another kind of processor."""
+    product = GradientExchange._product
+
+    def rounded(self, part):
+        total = product(self, part)
+        return total * (1 + 1e-6) if self._mesh.rank == 1 else total
+
+    built = recipe(Perceptron)
+    plain, _ = train(built, 2)
+    monkeypatch.setattr(GradientExchange, "_product", rounded)
+    together, _ = train(built, 2)
+    assert_all_the_same(together, together[0], 0)
+    assert_all_the_same(together, plain[0])

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from dask_petuum.nn.wire import Wire
 
 __all__ = ["Settings", "Trainer"]
 
+#: Numbers of a checksum.
+CHECKSUM_PARTS = 2
 #: Rows that are looked at together where nothing is learnt from them.
 LOOK_ROWS = 1024
 
@@ -277,25 +280,39 @@ class Trainer:
         unflatten(self._start, self._all)
 
     def _average_buffers(self) -> None:
-        """Average buffers; and take rank 0's weights where ranks multiply factors by themselves.
+        """Average buffers; see to it that weights are the same where each rank made its own sums.
 
-        Such products may differ in the last bit between processors of different kinds.
+        Products of the same factors may differ in the last bit between processors of different
+        kinds. Checksums go with the buffers; where they differ, all take rank 0's weights.
         """
         made = [u.parameters[0] for u in self.replica.units if u.kind == "factors"]
-        parts = [*self._buffers, *made]
-        if not parts:
+        if not made and not self._buffers:
             return
-        vector = flatten(parts)
         n_buffers = sum(b.numel() for b in self._buffers)
+        sums = torch.zeros(self._mesh.n_ranks, CHECKSUM_PARTS)
+        sums[self._mesh.rank] = checksum(made)
+        vector = flatten([*self._buffers, sums])
         vector[:n_buffers] *= self.share
-        vector[n_buffers:] *= float(self._mesh.rank == 0)
-        unflatten(self._sum(self._exact, vector), parts)
+        vector = self._sum(self._exact, vector)
+        unflatten(vector[:n_buffers], self._buffers)
+        sums = vector[n_buffers:].view(sums.shape)
+        if not bool((sums == sums[0]).all()):
+            weights = flatten(made) * float(self._mesh.rank == 0)
+            unflatten(self._sum(self._exact, weights), made)
 
     def _sum(self, vectors: VectorSum, values: Any) -> Any:
         self._stamp += 1
         vectors.leave(values, np.zeros(1, np.int32), self._stamp)
         vectors.reduce(self._stamp)
         return vectors.arrive(self._stamp)[0]
+
+
+def checksum(tensors: list[Any]) -> Any:
+    """A checksum of tensors, in parts that float32 holds without rounding."""
+    number = 0
+    for tensor in tensors:
+        number = crc32(tensor.detach().cpu().contiguous().numpy(), number)
+    return torch.tensor([number >> 16, number & 0xFFFF], dtype=torch.float32)
 
 
 def _weight(batch: Batch) -> float:

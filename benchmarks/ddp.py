@@ -29,6 +29,8 @@ class Task:
         Rows of a rank in a step.
     n_passes
         Passes over the rows.
+    n_steps
+        Steps of a pass over random rows.
     optimizer, rate
         Name in ``torch.optim``, and its step size.
     settings
@@ -38,6 +40,7 @@ class Task:
     widths: Sequence[int]
     batch: int
     n_passes: int
+    n_steps: int = 20
     optimizer: str = "SGD"
     rate: float = 0.01
     settings: dict[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Self
@@ -24,7 +25,10 @@ __all__ = ["NeuralNet"]
 
 #: What ``NAME__key`` may be given for.
 PREFIXES = ("module", "criterion", "optimizer", "lr_scheduler")
+#: Key of what stands for a class in a saved model.
+CLASS = "class"
 WIRES = ("float32", "float16", "bfloat16")
+AUTOCASTS = ("bfloat16", "float16")
 
 
 class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
@@ -61,6 +65,14 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
     warm_start: bool
     random_state: Any
     device: str
+    autocast: str | None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        # `module__key` is no parameter of its own: what reads the signature should not set it
+        own = signature(cls)
+        named = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        cls.__signature__ = own.replace(parameters=named)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -79,6 +91,38 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
         self.__dict__.update(nested)
         super().set_params(**{n: v for n, v in parameters.items() if n not in nested})
         return self
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], **classes: Any) -> Self:
+        """Read a model of this class that `save` wrote; runs no code of the file's.
+
+        Parameters
+        ----------
+        path
+            The file.
+        classes
+            What ``module``, ``criterion``, ``optimizer`` and ``lr_scheduler`` were, where they were
+            classes or functions: a file cannot hold these.
+
+        Raises
+        ------
+        ValueError
+            For a file that is none of ours, damaged, of another class or a newer version; where a
+            class is missing, or another module is given.
+        """
+        wrong = sorted(set(classes) - set(PREFIXES))
+        if wrong:
+            raise TypeError(f"load takes the classes {' or '.join(PREFIXES)}, got {wrong[0]!r}")
+        model = cls._read(path, classes)
+        for name in PREFIXES:
+            value = getattr(model, name)
+            if isinstance(value, dict):
+                raise ValueError(
+                    f"{path} was saved with {name}={value.get(CLASS)}: "
+                    f"give it, as in load(path, {name}=...)"
+                )
+        model.to_module()
+        return model
 
     def to_module(self) -> Any:
         """Build the plain trained ``torch.nn.Module``, in evaluation mode, on the CPU."""
@@ -174,6 +218,20 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
             seed=self._first_seed,
         )
 
+    def _parameters_to_save(self) -> dict[str, Any]:
+        """Name classes and functions, which a file cannot hold."""
+        parameters = super()._parameters_to_save()
+        for name in PREFIXES:
+            value = parameters[name]
+            if callable(value):
+                label = getattr(value, "__qualname__", repr(value))
+                parameters[name] = {CLASS: f"{value.__module__}.{label}"}
+        return parameters
+
+    @classmethod
+    def _is_parameter(cls, name: str) -> bool:
+        return super()._is_parameter(name) or _is_nested(name)
+
     def _take(self, nested: dict[str, Any]) -> None:
         """Take keywords of the form ``module__key`` in ``__init__``."""
         for name in nested:
@@ -206,6 +264,8 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
             check_number("hidden_layer_sizes", width, Integral, 1)
         if not isinstance(self.sufficient_factors, bool):
             check_choice("sufficient_factors", self.sufficient_factors, ("auto",))
+        if self.autocast is not None:
+            check_choice("autocast", self.autocast, AUTOCASTS)
         check_choice("wire_dtype", self.wire_dtype, WIRES)
         Consistency.parse(self.consistency, self.staleness)
 

@@ -98,6 +98,7 @@ class NeuralNetFit:
         weights = sum(self.job.map(_weight))
         return Settings(
             device=str(given.device),
+            autocast=given.autocast,
             factors=given.sufficient_factors,
             wire=given.wire_dtype,
             overlap=bool(given.overlap),

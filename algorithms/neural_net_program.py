@@ -71,9 +71,10 @@ class NeuralNetProgram(DataParallelProgram):
         self.patience = patience
         self.tol = tol
         self._opened: tuple[Context, Any] | None = None
+        self._best: int | None = None  # clock of the least loss on held-out rows, from 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": None, "_best": None}
 
     def tables(self) -> Sequence[TableSpec]:
         """Specify the weights, where ranks may be stale."""
@@ -95,6 +96,7 @@ class NeuralNetProgram(DataParallelProgram):
         if partition is not trainer.partitions[-1][0]:
             return dict.fromkeys(self.metrics, 0.0)
         clock = ctx.clock_index - 1
+        trainer.keep_best(self._best)
         out: dict[str, float] = dict.fromkeys(self.metrics, 0.0)
         if self.first is None:
             return out | dict(trainer.train(clock))
@@ -121,7 +123,10 @@ class NeuralNetProgram(DataParallelProgram):
         """Stop when the loss on held-out rows is no better than some passes ago."""
         if self.patience is None or "valid_loss" not in history[-1]:
             return False
-        losses = self._losses_of_passes(history)
+        ends = self._ends_of_passes(history)
+        losses = [history[clock]["valid_loss"] for clock in ends]
+        if losses:
+            self._best = ends[int(np.argmin(losses))]
         if len(losses) <= self.patience:
             return False
         return min(losses[-self.patience :]) > min(losses[: -self.patience]) - self.tol
@@ -131,6 +136,7 @@ class NeuralNetProgram(DataParallelProgram):
         trainer = self._trainer(ctx)
         if partition is not trainer.partitions[0][0]:
             return {"kept": np.zeros(1)}
+        trainer.keep_best(self._best)
         arrays: State = trainer.arrays()
         return arrays
 
@@ -152,16 +158,18 @@ class NeuralNetProgram(DataParallelProgram):
         trainer = self._trainer(ctx)
         if self.first is not None:
             trainer.place(ctx.table("weights").view().values.reshape(-1)[: len(self.first)])
+        elif self.patience is not None:
+            trainer.keep_best(self._best)
+            trainer.place_best()
         arrays: State = trainer.weights()
         return arrays
 
-    def _losses_of_passes(self, history: Sequence[Record]) -> list[float]:
-        """The loss on held-out rows at the end of each whole pass."""
+    def _ends_of_passes(self, history: Sequence[Record]) -> list[int]:
+        """Clocks, from 0, at the end of each whole pass."""
         out, number = [], 1
-        for record in history:
-            clock = int(record["clock"]) - 1
+        for clock in range(len(history)):
             if self.plan.steps(clock).stop >= number * self.plan.steps_per_pass:
-                out.append(record["valid_loss"])
+                out.append(clock)
                 number = self.plan.steps(clock).stop // self.plan.steps_per_pass + 1
         return out
 

@@ -53,7 +53,8 @@ class NeuralNetRegressor(
     shuffle
         Visit the rows in a new order in each pass.
     early_stopping
-        Hold out a part of the rows; stop when their loss does not get better.
+        Hold out a part of the rows; stop when their loss does not get better. With "bsp", the
+        weights are then those of the pass with the least loss.
     validation_fraction, n_iter_no_change, tol
         The share of the rows that is held out, and how many passes the loss may go without
         getting better by ``tol``.
@@ -77,7 +78,11 @@ class NeuralNetRegressor(
     random_state
         Seed of the first weights, the orders and dropout.
     device
-        Where torch trains, "cpu" or "cuda"; predictions are made on the CPU.
+        Where torch trains and predicts, "cpu" or "cuda"; predictions are made on the CPU where
+        there is no GPU.
+    autocast
+        Type in which torch computes what may be less exact (``torch.autocast``): "bfloat16", or
+        "float16" with a loss that is scaled so that small gradients do not vanish; None: float32.
     n_jobs
         Threads of torch in this process (None: all cores), or in each rank on a cluster (None: all
         of its worker).
@@ -151,6 +156,7 @@ class NeuralNetRegressor(
         warm_start: bool = False,
         random_state: Any = None,
         device: str = "cpu",
+        autocast: str | None = None,
         n_jobs: int | None = None,
         verbose: int = 0,
         consistency: str = "bsp",
@@ -182,6 +188,7 @@ class NeuralNetRegressor(
         self.warm_start = warm_start
         self.random_state = random_state
         self.device = device
+        self.autocast = autocast
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.consistency = consistency

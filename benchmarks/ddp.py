@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from distributed import Client
 
-__all__ = ["N_RANKS", "PEER", "Task", "perceptron", "train"]
+from dask_petuum.nn import NeuralNetClassifier
+
+__all__ = ["N_RANKS", "PEER", "Task", "fit", "perceptron", "train"]
 
 N_RANKS = 2
 PEER = f"torch {torch.__version__}, DistributedDataParallel (gloo)"
@@ -52,6 +55,21 @@ def perceptron(widths: Sequence[int]) -> torch.nn.Module:
     for inputs, outputs in itertools.pairwise(widths):
         layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
     return torch.nn.Sequential(*layers[:-1])
+
+
+def fit(client: Client, task: Task, X: Any, y: Any, **more: Any) -> Any:
+    """Train ours on the workers; the model, whose history has the seconds of every clock."""
+    settings = {"max_epochs": task.n_passes, **task.settings, **more}
+    model = NeuralNetClassifier(
+        hidden_layer_sizes=task.widths[1:-1],
+        optimizer=task.optimizer,
+        lr=task.rate,
+        batch_size=task.batch,
+        random_state=0,
+        **settings,
+    )
+    model.client = client
+    return model.fit(X, y)
 
 
 def train(

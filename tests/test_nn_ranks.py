@@ -11,6 +11,8 @@ from nn_modules import Perceptron, make_rows
 
 from dask_petuum.data import Partition
 from dask_petuum.nn.exchange import GradientExchange
+from dask_petuum.nn.loss_scale import PATIENCE as STEPS_TO_GROW
+from dask_petuum.nn.loss_scale import LossScale
 from dask_petuum.nn.plan import Plan
 from dask_petuum.nn.recipe import Recipe
 from dask_petuum.nn.trainer import Settings, Trainer
@@ -250,3 +252,26 @@ def test_products_that_differ_between_processors_are_put_right(monkeypatch):
     together, _ = train(built, 2)
     assert_all_the_same(together, together[0], 0)
     assert_all_the_same(together, plain[0])
+
+
+@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
+@pytest.mark.parametrize("factors", [True, False])
+def test_ranks_in_mixed_precision_stay_the_same(autocast, factors):
+    built = recipe(Perceptron)
+    (alone,), _ = train(built, 1, settings=Settings(autocast=autocast))
+    settings = Settings(autocast=autocast, factors=factors)
+    together, _ = train(built, 2, settings=settings)
+    assert_all_the_same(together, together[0], 0)
+    assert_all_the_same(together, alone, 0.02)
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_the_scale_halved():
+    scaling = LossScale()
+    first = scaling.scale
+    assert not scaling.unscale([torch.ones(3), torch.tensor([1.0, torch.inf])])
+    assert scaling.scale == first / 2
+    gradient = torch.full((3,), scaling.scale)
+    for _ in range(STEPS_TO_GROW):
+        assert scaling.unscale([gradient.fill_(scaling.scale)])
+    np.testing.assert_array_equal(gradient, 1)
+    assert scaling.scale == first

@@ -29,11 +29,15 @@ def outputs(
 ) -> NDArray[Any]:
     """Give what the module, or one of its layers, makes of float32 rows, as float32.
 
+    A model that was trained on a GPU computes on the CPU where there is none.
+
     Raises
     ------
     ValueError
         For a layer that there is not, or that the module does not call.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        device = "cpu"
     module = trained_module(recipe, weights).to(device)
     seen: list[Any] = []
     if layer is not None:

@@ -55,6 +55,8 @@ class Settings:
         Largest norm of a step's gradient, or None.
     outer_rate, outer_momentum
         Of the outer optimiser.
+    autocast
+        Type of what may be computed less exactly, or None.
     weight_unit
         Factor of the rows' weights that makes their mean 1.
     """
@@ -66,6 +68,7 @@ class Settings:
     clip: float | None = None
     outer_rate: float = 1.0
     outer_momentum: float = 0.0
+    autocast: str | None = None
     weight_unit: float = 1.0
 
 
@@ -84,7 +87,7 @@ class Trainer:
         Threads of torch.
 
     The mutable state is that of the replica, the wire and the outer optimiser, where the local
-    steps began (`_start`), the number of sums so far (`_stamp`) and `_orders`.
+    steps began (`_start`), the number of sums so far (`_stamp`), `_orders`, `_last` and `_best`.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Trainer:
             lambda units: GradientExchange(mesh, units, self.wire) if self._exchanges else None,
             settings.clip,
             settings.overlap,
+            settings.autocast,
         )
         if weights is not None:
             load_weights(self.replica.module, weights)
@@ -133,6 +137,9 @@ class Trainer:
         #: The order of the pass under way, by partition: (pass, row numbers).
         self._orders: dict[int, tuple[int, Any]] = {}
         self._start = flatten(self._all)
+        #: What was left at the end of the last clock, and at the end of the best: (clock, vector).
+        self._last: tuple[int, Any] | None = None
+        self._best: tuple[int, Any] | None = None
 
     @property
     def vector(self) -> Any:
@@ -161,6 +168,8 @@ class Trainer:
         with _threads(self._n_threads):
             loss, weight = self._steps(self._plan.steps(clock))
             valid = self._validate()
+        if self._plan.validation_fraction:
+            self._last = clock, self.vector
         full = self._full_bytes(len(self._plan.steps(clock)))
         return {
             "loss": loss,
@@ -177,9 +186,21 @@ class Trainer:
         self.replica.settle()
         unflatten(torch.from_numpy(np.array(vector)), self._all)
 
+    def keep_best(self, clock: int | None) -> None:
+        """Keep what the last clock left, if that was the best one."""
+        if self._last is not None and self._last[0] == clock:
+            self._best = self._last
+
+    def place_best(self) -> None:
+        """Go back to what the best clock left, where one is kept."""
+        if self._best is not None:
+            self.place(self._best[1].numpy())
+
     def arrays(self) -> dict[str, Any]:
         """All that this rank remembers."""
         extra = {"outer": self._outer.velocity.numpy(), "start": self._start.numpy()}
+        if self._best is not None:
+            extra |= {"best": self._best[1].numpy(), "best_clock": np.array([self._best[0]])}
         return replica_arrays(self.replica, self.wire) | extra
 
     def load(self, arrays: Mapping[str, Any], clock: int) -> None:
@@ -188,6 +209,9 @@ class Trainer:
         load_replica(self.replica, self.wire, arrays, self._passes_before(first))
         self._outer.velocity = torch.from_numpy(np.array(arrays["outer"]))
         self._start = torch.from_numpy(np.array(arrays["start"]))
+        if "best" in arrays:
+            best = torch.from_numpy(np.array(arrays["best"]))
+            self._best = int(arrays["best_clock"][0]), best
 
     def weights(self) -> dict[str, Any]:
         """The module's parameters and buffers by name."""

@@ -62,7 +62,10 @@ def measure_ours(quick: bool) -> dict[str, Any]:
         if not quick:
             rows = random_rows(client, OVERLAP)
             for name, more in (("on", {}), ("off", {"overlap": False})):
-                out[name] = seconds_of_passes(fit(client, OVERLAP, *rows, **more))
+                model = fit(client, OVERLAP, *rows, **more)
+                out[name] = seconds_of_passes(model)
+                waits = [record["waited"] / N_RANKS for record in model.history_[2:]]
+                out[f"waits {name}"] = statistics.median(waits)
             client.run(share_memory, True)
             out["none"] = seconds_of_passes(fit(client, OVERLAP, *rows))
     return out
@@ -93,22 +96,32 @@ def run(quick: bool) -> list[Row]:
         Row(f"{work} in bfloat16: samples a second", PEER, half, peer, "", "samples/s"),
         Row(f"{net}: bytes a pass", "full gradients", [sent], [sent + saved], "<= 0.35", "bytes"),
     ]
-    return out if quick else [*out, overlap_row(ours)]
+    return out if quick else [*out, *overlap_rows(ours)]
 
 
-def overlap_row(ours: dict[str, Any]) -> Row:
+def overlap_rows(ours: dict[str, Any]) -> list[Row]:
     """Say what share of the time on the link is hidden."""
     on, off, none = (statistics.median(ours[name]) for name in ("on", "off", "none"))
-    return Row(
-        f"perceptron of 8 layers of 512, {OVERLAP.batch} rows a rank, over {LINK}: "
-        "time on the link that overlap hides",
-        "the same without overlap",
-        [100 * (off - on) / (off - none)],
-        target=">= 70 %",
-        unit="%",
-        note=f"seconds of a pass of {OVERLAP.n_steps} steps: {on:.2f} with overlap, {off:.2f} "
-        f"without, {none:.2f} where gradients pass the link by through shared memory",
-    )
+    waits = ours["waits on"], ours["waits off"]
+    net = f"perceptron of 8 layers of 512, {OVERLAP.batch} rows a rank, over {LINK}"
+    return [
+        Row(
+            f"{net}: time on the link that overlap hides",
+            "the same without overlap",
+            [100 * (off - on) / (off - none)],
+            target=">= 70 %",
+            unit="%",
+            note=f"seconds of a pass of {OVERLAP.n_steps} steps: {on:.2f} with overlap, {off:.2f} "
+            f"without, {none:.2f} where gradients pass the link by through shared memory; what "
+            "sending takes of the two cores counts as not hidden",
+        ),
+        Row(
+            f"{net}: seconds that a rank waits for gradients in a pass",
+            "the same without overlap",
+            [waits[0]],
+            [waits[1]],
+        ),
+    ]
 
 
 if __name__ == "__main__":

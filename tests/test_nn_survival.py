@@ -12,19 +12,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import PATIENCE
+from distributed import get_worker
 from nn_modules import in_chunks, make_rows
 
 from dask_petuum.nn import NeuralNetClassifier
 
 pytestmark = pytest.mark.timeout(300)
 
-N_PARTITIONS, N_PASSES = 4, 12
-#: Forward passes of a rank's module after which it kills its worker: in the fifth pass.
+N_PARTITIONS, N_PASSES = 4, 20
+#: Forward passes of a rank's module before it kills its worker: it does in the fifth pass.
 AFTER = 90
 
 
 class Deadly(torch.nn.Module):
     """A perceptron with dropout; the first copy that comes so far kills its process, once.
+
+    It waits for a checkpoint, without which the fit would begin again.
 
     Parameters
     ----------
@@ -43,10 +46,16 @@ class Deadly(torch.nn.Module):
 
     def forward(self, rows):
         self.n_calls += self.training
-        if self.n_calls >= AFTER and not os.path.exists(self.flag):
+        if self.n_calls >= AFTER and not os.path.exists(self.flag) and has_checkpoint():
             os.close(os.open(self.flag, os.O_CREAT | os.O_EXCL))
             os.kill(os.getpid(), signal.SIGKILL)
         return self.head(self.body(rows))
+
+
+def has_checkpoint():
+    """Whether a checkpoint of the run on this worker is complete."""
+    runs = get_worker().plugins["petuum"]._runs
+    return any(run.kept_clock > 1 for run in runs.values())
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +101,7 @@ def fit(client, flag, **more):
     ],
     ids=str,
 )
-def test_a_fit_goes_on_after_kill_9(client, tmp_path, more):
+def test_a_fit_goes_on_after_kill_9(client, tmp_path, caplog, more):
     """With its optimiser, its learning rate, its place in the data, its seeds and best weights."""
     (tmp_path / "never").touch()
     undisturbed = fit(client, tmp_path / "never", **more)
@@ -100,6 +109,7 @@ def test_a_fit_goes_on_after_kill_9(client, tmp_path, more):
     model = fit(client, tmp_path / "killed", **more)
     client.wait_for_workers(2, timeout=PATIENCE)
     assert len(set(before.values()) - set(client.run(os.getpid).values())) == 1
+    assert "the fit goes on from the checkpoint at clock" in caplog.text
     assert len(model.history_) == len(undisturbed.history_)
     for one, other in zip(model.history_, undisturbed.history_, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)

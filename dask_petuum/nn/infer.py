@@ -46,7 +46,9 @@ def outputs(
             raise ValueError(f"layer must be one of {sorted(filter(None, parts))}, got {layer!r}")
         parts[layer].register_forward_hook(lambda part, given, out: seen.append(out))
     with torch.no_grad():
-        out = module(torch.from_numpy(rows).to(device))
+        # torch takes no array that may not be written to
+        given = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+        out = module(given.to(device))
     if layer is not None:
         if not seen:
             raise ValueError(f"the module does not call its layer {layer!r}")

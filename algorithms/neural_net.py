@@ -16,7 +16,6 @@ from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
 from dask_petuum.data.kinds import dask_backed
-from dask_petuum.store.consistency import Staleness
 
 from .inputs import open_rows
 from .linear_labels import check_labelled, learn_classes
@@ -134,74 +133,6 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
 
     _criterion = "CrossEntropyLoss"
     classes_: NDArray[Any]
-
-    # over the limit: scikit-learn wants every parameter spelt out
-    def __init__(
-        self,
-        module: Any = None,
-        *,
-        hidden_layer_sizes: Any = (100,),
-        criterion: Any = None,
-        optimizer: Any = "Adam",
-        lr: float = 1e-3,
-        lr_scheduler: Any = None,
-        batch_size: int = 128,
-        max_epochs: int = 100,
-        shuffle: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 1e-4,
-        gradient_clip: float | None = None,
-        local_steps: int = 1,
-        outer_lr: float = 1.0,
-        outer_momentum: float = 0.0,
-        sufficient_factors: bool | str = "auto",
-        wire_dtype: str = "float32",
-        overlap: bool = True,
-        warm_start: bool = False,
-        random_state: Any = None,
-        device: str = "cpu",
-        autocast: str | None = None,
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        consistency: str = "bsp",
-        staleness: Staleness = 0,
-        scheduler: str | None = None,
-        checkpoint: str | None = None,
-        **nested: Any,
-    ) -> None:
-        self.module = module
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.criterion = criterion
-        self.optimizer = optimizer
-        self.lr = lr
-        self.lr_scheduler = lr_scheduler
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.shuffle = shuffle
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.gradient_clip = gradient_clip
-        self.local_steps = local_steps
-        self.outer_lr = outer_lr
-        self.outer_momentum = outer_momentum
-        self.sufficient_factors = sufficient_factors
-        self.wire_dtype = wire_dtype
-        self.overlap = overlap
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.device = device
-        self.autocast = autocast
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.consistency = consistency
-        self.staleness = staleness
-        self.scheduler = scheduler
-        self.checkpoint = checkpoint
-        self._take(nested)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:

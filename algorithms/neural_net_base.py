@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
-from dask_petuum.store.consistency import Consistency
+from dask_petuum.store.consistency import Consistency, Staleness
 
 from .inputs import Checked, check_choice, check_number, rows_to_apply
 from .neural_net_fit import NeuralNetFit
@@ -32,7 +32,7 @@ AUTOCASTS = ("bfloat16", "float16")
 
 
 class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
-    """Base of the estimators around a PyTorch module."""
+    """Base of the estimators around a PyTorch module; parameters are documented there."""
 
     _criterion: str
     n_features_in_: int
@@ -41,31 +41,73 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
     _first_seed: int
     _n_outputs: int
 
-    # the parameters, set by the subclasses
-    module: Any
-    hidden_layer_sizes: Any
-    criterion: Any
-    optimizer: Any
-    lr: float
-    lr_scheduler: Any
-    batch_size: int
-    max_epochs: int
-    shuffle: bool
-    early_stopping: bool
-    validation_fraction: float
-    n_iter_no_change: int
-    tol: float
-    gradient_clip: float | None
-    local_steps: int
-    outer_lr: float
-    outer_momentum: float
-    sufficient_factors: bool | str
-    wire_dtype: str
-    overlap: bool
-    warm_start: bool
-    random_state: Any
-    device: str
-    autocast: str | None
+    # over the limit: scikit-learn wants every parameter spelt out
+    def __init__(
+        self,
+        module: Any = None,
+        *,
+        hidden_layer_sizes: Any = (100,),
+        criterion: Any = None,
+        optimizer: Any = "Adam",
+        lr: float = 1e-3,
+        lr_scheduler: Any = None,
+        batch_size: int = 128,
+        max_epochs: int = 100,
+        shuffle: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        gradient_clip: float | None = None,
+        local_steps: int = 1,
+        outer_lr: float = 1.0,
+        outer_momentum: float = 0.0,
+        sufficient_factors: bool | str = "auto",
+        wire_dtype: str = "float32",
+        overlap: bool = True,
+        warm_start: bool = False,
+        random_state: Any = None,
+        device: str = "cpu",
+        autocast: str | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        consistency: str = "bsp",
+        staleness: Staleness = 0,
+        scheduler: str | None = None,
+        checkpoint: str | None = None,
+        **nested: Any,
+    ) -> None:
+        self.module = module
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.lr = lr
+        self.lr_scheduler = lr_scheduler
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.shuffle = shuffle
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.gradient_clip = gradient_clip
+        self.local_steps = local_steps
+        self.outer_lr = outer_lr
+        self.outer_momentum = outer_momentum
+        self.sufficient_factors = sufficient_factors
+        self.wire_dtype = wire_dtype
+        self.overlap = overlap
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.device = device
+        self.autocast = autocast
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+        self.consistency = consistency
+        self.staleness = staleness
+        self.scheduler = scheduler
+        self.checkpoint = checkpoint
+        self._take(nested)
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

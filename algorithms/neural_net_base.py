@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Self
@@ -14,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
-from dask_petuum.store.consistency import Consistency
+from dask_petuum.store.consistency import Consistency, Staleness
 
 from .inputs import Checked, check_choice, check_number, rows_to_apply
 from .neural_net_fit import NeuralNetFit
@@ -24,11 +25,14 @@ __all__ = ["NeuralNet"]
 
 #: What ``NAME__key`` may be given for.
 PREFIXES = ("module", "criterion", "optimizer", "lr_scheduler")
+#: Key of what stands for a class in a saved model.
+CLASS = "class"
 WIRES = ("float32", "float16", "bfloat16")
+AUTOCASTS = ("bfloat16", "float16")
 
 
 class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
-    """Base of the estimators around a PyTorch module."""
+    """Base of the estimators around a PyTorch module; parameters are documented there."""
 
     _criterion: str
     n_features_in_: int
@@ -37,30 +41,80 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
     _first_seed: int
     _n_outputs: int
 
-    # the parameters, set by the subclasses
-    module: Any
-    hidden_layer_sizes: Any
-    criterion: Any
-    optimizer: Any
-    lr: float
-    lr_scheduler: Any
-    batch_size: int
-    max_epochs: int
-    shuffle: bool
-    early_stopping: bool
-    validation_fraction: float
-    n_iter_no_change: int
-    tol: float
-    gradient_clip: float | None
-    local_steps: int
-    outer_lr: float
-    outer_momentum: float
-    sufficient_factors: bool
-    wire_dtype: str
-    overlap: bool
-    warm_start: bool
-    random_state: Any
-    device: str
+    # over the limit: scikit-learn wants every parameter spelt out
+    def __init__(
+        self,
+        module: Any = None,
+        *,
+        hidden_layer_sizes: Any = (100,),
+        criterion: Any = None,
+        optimizer: Any = "Adam",
+        lr: float = 1e-3,
+        lr_scheduler: Any = None,
+        batch_size: int = 128,
+        max_epochs: int = 100,
+        shuffle: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        gradient_clip: float | None = None,
+        local_steps: int = 1,
+        outer_lr: float = 1.0,
+        outer_momentum: float = 0.0,
+        sufficient_factors: bool | str = "auto",
+        wire_dtype: str = "float32",
+        overlap: bool = True,
+        warm_start: bool = False,
+        random_state: Any = None,
+        device: str = "cpu",
+        autocast: str | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        consistency: str = "bsp",
+        staleness: Staleness = 0,
+        scheduler: str | None = None,
+        checkpoint: str | None = None,
+        **nested: Any,
+    ) -> None:
+        self.module = module
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.lr = lr
+        self.lr_scheduler = lr_scheduler
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.shuffle = shuffle
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.gradient_clip = gradient_clip
+        self.local_steps = local_steps
+        self.outer_lr = outer_lr
+        self.outer_momentum = outer_momentum
+        self.sufficient_factors = sufficient_factors
+        self.wire_dtype = wire_dtype
+        self.overlap = overlap
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.device = device
+        self.autocast = autocast
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+        self.consistency = consistency
+        self.staleness = staleness
+        self.scheduler = scheduler
+        self.checkpoint = checkpoint
+        self._take(nested)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        # `module__key` is no parameter of its own: what reads the signature should not set it
+        own = signature(cls)
+        named = [p for p in own.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        cls.__signature__ = own.replace(parameters=named)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -79,6 +133,38 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
         self.__dict__.update(nested)
         super().set_params(**{n: v for n, v in parameters.items() if n not in nested})
         return self
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], **classes: Any) -> Self:
+        """Read a model of this class that `save` wrote; runs no code of the file's.
+
+        Parameters
+        ----------
+        path
+            The file.
+        classes
+            What ``module``, ``criterion``, ``optimizer`` and ``lr_scheduler`` were, where they were
+            classes or functions: a file cannot hold these.
+
+        Raises
+        ------
+        ValueError
+            For a file that is none of ours, damaged, of another class or a newer version; where a
+            class is missing, or another module is given.
+        """
+        wrong = sorted(set(classes) - set(PREFIXES))
+        if wrong:
+            raise TypeError(f"load takes the classes {' or '.join(PREFIXES)}, got {wrong[0]!r}")
+        model = cls._read(path, classes)
+        for name in PREFIXES:
+            value = getattr(model, name)
+            if isinstance(value, dict):
+                raise ValueError(
+                    f"{path} was saved with {name}={value.get(CLASS)}: "
+                    f"give it, as in load(path, {name}=...)"
+                )
+        model.to_module()
+        return model
 
     def to_module(self) -> Any:
         """Build the plain trained ``torch.nn.Module``, in evaluation mode, on the CPU."""
@@ -174,6 +260,20 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
             seed=self._first_seed,
         )
 
+    def _parameters_to_save(self) -> dict[str, Any]:
+        """Name classes and functions, which a file cannot hold."""
+        parameters = super()._parameters_to_save()
+        for name in PREFIXES:
+            value = parameters[name]
+            if callable(value):
+                label = getattr(value, "__qualname__", repr(value))
+                parameters[name] = {CLASS: f"{value.__module__}.{label}"}
+        return parameters
+
+    @classmethod
+    def _is_parameter(cls, name: str) -> bool:
+        return super()._is_parameter(name) or _is_nested(name)
+
     def _take(self, nested: dict[str, Any]) -> None:
         """Take keywords of the form ``module__key`` in ``__init__``."""
         for name in nested:
@@ -204,6 +304,10 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
             check_number("gradient_clip", self.gradient_clip, Real, 0, strict=True)
         for width in np.atleast_1d(self.hidden_layer_sizes).tolist():
             check_number("hidden_layer_sizes", width, Integral, 1)
+        if not isinstance(self.sufficient_factors, bool):
+            check_choice("sufficient_factors", self.sufficient_factors, ("auto",))
+        if self.autocast is not None:
+            check_choice("autocast", self.autocast, AUTOCASTS)
         check_choice("wire_dtype", self.wire_dtype, WIRES)
         Consistency.parse(self.consistency, self.staleness)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class NeuralNetFit:
             plan,
             self._settings(),
             weights=known,
+            layers=names_of_layers(recipe),
             classes=given.__dict__.get("classes_"),
             first=first_vector(recipe, known, plan.stale),
             patience=int(given.n_iter_no_change) if given.early_stopping else None,
@@ -96,7 +98,8 @@ class NeuralNetFit:
         weights = sum(self.job.map(_weight))
         return Settings(
             device=str(given.device),
-            factors=bool(given.sufficient_factors),
+            autocast=given.autocast,
+            factors=given.sufficient_factors,
             wire=given.wire_dtype,
             overlap=bool(given.overlap),
             clip=None if given.gradient_clip is None else float(given.gradient_clip),
@@ -108,7 +111,7 @@ class NeuralNetFit:
     def _keep(self, plan: Plan, result: RunResult) -> None:
         given = self.estimator
         given.weights_ = {name: np.array(values) for name, values in result.outputs[0].items()}
-        given.history_ = list(result.history)
+        given.history_ = [_with_layers(record) for record in result.history]
         done = plan.steps(result.n_clocks - 1).stop if result.n_clocks else 0
         given.n_iter_ = -(-done // plan.steps_per_pass)
 
@@ -119,6 +122,28 @@ def first_vector(recipe: Any, weights: Any, stale: bool) -> Any:
 
     values = first_values(recipe, weights)  # builds all, so that errors come before any work
     return values if stale else None
+
+
+def names_of_layers(recipe: Any) -> list[str]:
+    """Names of the weights that may be sent as factors."""
+    from dask_petuum.nn.units import factor_layers
+
+    return factor_layers(recipe.build_module())
+
+
+def _with_layers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A clock's record, with what is said of each layer under `layers`, by its name."""
+    saved = {name: value for name, value in record.items() if name.startswith("saved.")}
+    out = {name: value for name, value in record.items() if name not in saved}
+    if saved:
+        out["layers"] = {
+            name.removeprefix("saved."): {
+                "sent": "factors" if value else "gradient",
+                "bytes_saved": value,
+            }
+            for name, value in saved.items()
+        }
+    return out
 
 
 def _weight(partition: Partition) -> float:

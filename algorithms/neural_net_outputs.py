@@ -31,7 +31,7 @@ class OfModule:
     layer
         Name of the layer whose outputs are wanted, as in ``named_modules``; None: the module.
     device
-        Where to compute.
+        Where to compute; the CPU, where a GPU is wanted and there is none.
     """
 
     def __init__(
@@ -52,7 +52,13 @@ class OfModule:
         from dask_petuum.nn.infer import outputs
 
         pieces = [
-            outputs(self.recipe, self.weights, _dense(rows[first : first + ROWS]), self.layer)
+            outputs(
+                self.recipe,
+                self.weights,
+                _dense(rows[first : first + ROWS]),
+                self.layer,
+                self.device,
+            )
             for first in range(0, max(rows.shape[0], 1), ROWS)
         ]
         result: NDArray[Any] = self.function(np.concatenate(pieces))

@@ -22,6 +22,7 @@ from dask_petuum.store.spec import TableSpec
 
 __all__ = ["NeuralNetProgram"]
 
+METRICS = ("loss", "weight", "valid_loss", "valid_weight", "gradient_bytes", "full_bytes")
 #: Columns of the table of the weights: rows of 4 KB are spread evenly over ranks.
 N_COLS = 1024
 #: More blocks than ever wait to be sent: gradients are not held back.
@@ -37,6 +38,8 @@ class NeuralNetProgram(DataParallelProgram):
         What is trained, by which rows, and how ranks communicate.
     weights
         First parameters and buffers by name; None: the recipe's.
+    layers
+        Names of the weights that may be sent as factors.
     classes
         (n_classes,) labels in order; None: y is numbers.
     first
@@ -45,8 +48,6 @@ class NeuralNetProgram(DataParallelProgram):
         Passes without progress of the loss on held-out rows after which to stop; None: go on.
     """
 
-    metrics = ("loss", "weight", "valid_loss", "valid_weight", "gradient_bytes", "full_bytes")
-
     def __init__(
         self,
         recipe: Any,
@@ -54,6 +55,7 @@ class NeuralNetProgram(DataParallelProgram):
         settings: Any,
         *,
         weights: Mapping[str, Array] | None = None,
+        layers: Sequence[str] = (),
         classes: Array | None = None,
         first: Array | None = None,
         patience: int | None = None,
@@ -63,14 +65,16 @@ class NeuralNetProgram(DataParallelProgram):
         self.plan = plan
         self.settings = settings
         self.weights = weights
+        self.metrics = (*METRICS, *(f"saved.{name}" for name in layers))
         self.classes = classes
         self.first = first
         self.patience = patience
         self.tol = tol
         self._opened: tuple[Context, Any] | None = None
+        self._best: int | None = None  # clock of the least loss on held-out rows, from 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": None, "_best": None}
 
     def tables(self) -> Sequence[TableSpec]:
         """Specify the weights, where ranks may be stale."""
@@ -92,12 +96,13 @@ class NeuralNetProgram(DataParallelProgram):
         if partition is not trainer.partitions[-1][0]:
             return dict.fromkeys(self.metrics, 0.0)
         clock = ctx.clock_index - 1
+        trainer.keep_best(self._best)
+        out: dict[str, float] = dict.fromkeys(self.metrics, 0.0)
         if self.first is None:
-            out: Mapping[str, float] = trainer.train(clock)
-            return out
+            return out | dict(trainer.train(clock))
         view = ctx.table("weights").view()
         start = view.values.reshape(-1)[: len(self.first)].copy()
-        out = trainer.train(clock, start)
+        out |= trainer.train(clock, start)
         change = np.zeros(view.values.shape, np.float32)
         change.reshape(-1)[: len(start)] = (trainer.vector.numpy() - start) * trainer.share
         view.inc(change)
@@ -110,13 +115,18 @@ class NeuralNetProgram(DataParallelProgram):
             record["valid_loss"] = totals["valid_loss"] / totals["valid_weight"]
         record["gradient_bytes"] = totals["gradient_bytes"]
         record["bytes_saved"] = totals["full_bytes"] - totals["gradient_bytes"]
+        if totals["full_bytes"]:
+            record.update({n: v for n, v in totals.items() if n.startswith("saved.")})
         return record
 
     def converged(self, history: Sequence[Record]) -> bool:
         """Stop when the loss on held-out rows is no better than some passes ago."""
         if self.patience is None or "valid_loss" not in history[-1]:
             return False
-        losses = self._losses_of_passes(history)
+        ends = self._ends_of_passes(history)
+        losses = [history[clock]["valid_loss"] for clock in ends]
+        if losses:
+            self._best = ends[int(np.argmin(losses))]
         if len(losses) <= self.patience:
             return False
         return min(losses[-self.patience :]) > min(losses[: -self.patience]) - self.tol
@@ -126,6 +136,7 @@ class NeuralNetProgram(DataParallelProgram):
         trainer = self._trainer(ctx)
         if partition is not trainer.partitions[0][0]:
             return {"kept": np.zeros(1)}
+        trainer.keep_best(self._best)
         arrays: State = trainer.arrays()
         return arrays
 
@@ -147,16 +158,18 @@ class NeuralNetProgram(DataParallelProgram):
         trainer = self._trainer(ctx)
         if self.first is not None:
             trainer.place(ctx.table("weights").view().values.reshape(-1)[: len(self.first)])
+        elif self.patience is not None:
+            trainer.keep_best(self._best)
+            trainer.place_best()
         arrays: State = trainer.weights()
         return arrays
 
-    def _losses_of_passes(self, history: Sequence[Record]) -> list[float]:
-        """The loss on held-out rows at the end of each whole pass."""
+    def _ends_of_passes(self, history: Sequence[Record]) -> list[int]:
+        """Clocks, from 0, at the end of each whole pass."""
         out, number = [], 1
-        for record in history:
-            clock = int(record["clock"]) - 1
+        for clock in range(len(history)):
             if self.plan.steps(clock).stop >= number * self.plan.steps_per_pass:
-                out.append(record["valid_loss"])
+                out.append(clock)
                 number = self.plan.steps(clock).stop // self.plan.steps_per_pass + 1
         return out
 
@@ -195,14 +208,30 @@ class _Blocks:
 
     def __init__(self, ctx: Any) -> None:
         self._ctx = ctx
+        self._near = ctx.near
         self.rank = ctx.rank
         self.n_ranks = ctx.n_ranks
+        self.is_near = self._near is not None and self._near.is_whole
 
-    def send(self, rank: int, block: int, stamp: int, arrays: Mapping[str, Array]) -> None:
-        """Send arrays; each block is a queue of its own."""
-        self._ctx.send_block(rank, block, block, stamp, arrays)
+    def send(
+        self, ranks: Sequence[int], block: int, stamp: int, arrays: Mapping[str, Array]
+    ) -> None:
+        """Send arrays: past the event loops on this host; else each block is a queue."""
+        near = [rank for rank in ranks if self._reaches(rank)]
+        if near:
+            self._near.send(near, block, stamp, arrays)
+        for rank in ranks:
+            if rank not in near:
+                self._ctx.send_block(rank, block, block, stamp, arrays)
 
-    def take(self, block: int, stamp: int) -> dict[str, Array]:
+    def take(self, rank: int, block: int, stamp: int) -> dict[str, Array]:
         """Wait for a block."""
-        arrays: dict[str, Array] = self._ctx.take_block(block, stamp, ANY_NUMBER)
+        arrays: dict[str, Array] = (
+            self._near.take(rank, block, stamp)
+            if self._reaches(rank)
+            else self._ctx.take_block(block, stamp, ANY_NUMBER)
+        )
         return arrays
+
+    def _reaches(self, rank: int) -> bool:
+        return self._near is not None and rank in self._near.ranks

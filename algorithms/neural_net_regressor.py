@@ -9,8 +9,6 @@ from sklearn.base import RegressorMixin
 from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
-from dask_petuum.store.consistency import Staleness
-
 from .inputs import open_rows
 from .linear_targets import LinearPredictionMixin, check_targets, check_values_and_targets
 from .neural_net_base import NeuralNet
@@ -53,7 +51,8 @@ class NeuralNetRegressor(
     shuffle
         Visit the rows in a new order in each pass.
     early_stopping
-        Hold out a part of the rows; stop when their loss does not get better.
+        Hold out a part of the rows; stop when their loss does not get better. With "bsp", the
+        weights are then those of the pass with the least loss.
     validation_fraction, n_iter_no_change, tol
         The share of the rows that is held out, and how many passes the loss may go without
         getting better by ``tol``.
@@ -65,8 +64,8 @@ class NeuralNetRegressor(
     outer_lr, outer_momentum
         Step size and Nesterov momentum of the outer optimiser; 1 and 0 is the plain average.
     sufficient_factors
-        Let Linear layers send activations and output gradients where that is less than their
-        gradient matrix.
+        True: Linear layers send activations and output gradients where that is less than their
+        gradient matrix. "auto": unless all ranks are on one host. False: they do not.
     wire_dtype
         Numbers as they are sent: "float32", or "float16" or "bfloat16", with what rounding took
         added to the next message.
@@ -77,7 +76,11 @@ class NeuralNetRegressor(
     random_state
         Seed of the first weights, the orders and dropout.
     device
-        Where torch trains, "cpu" or "cuda"; predictions are made on the CPU.
+        Where torch trains and predicts, "cpu" or "cuda"; predictions are made on the CPU where
+        there is no GPU.
+    autocast
+        Type in which torch computes what may be less exact (``torch.autocast``): "bfloat16", or
+        "float16" with a loss that is scaled so that small gradients do not vanish; None: float32.
     n_jobs
         Threads of torch in this process (None: all cores), or in each rank on a cluster (None: all
         of its worker).
@@ -98,7 +101,8 @@ class NeuralNetRegressor(
     history_ : list of dict, one record a clock (a pass, or 100 steps of it at most); ``loss`` is
         the mean over the clock's rows, ``valid_loss`` that of the rows held out,
         ``gradient_bytes`` what all ranks sent for their steps and ``bytes_saved`` how much less
-        that is than whole float32 gradients in every step
+        that is than whole float32 gradients in every step; ``layers`` has, for each Linear
+        layer's weight by name, how it was ``sent`` and its ``bytes_saved``
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
@@ -122,72 +126,6 @@ class NeuralNetRegressor(
     """
 
     _criterion = "MSELoss"
-
-    # over the limit: scikit-learn wants every parameter spelt out
-    def __init__(
-        self,
-        module: Any = None,
-        *,
-        hidden_layer_sizes: Any = (100,),
-        criterion: Any = None,
-        optimizer: Any = "Adam",
-        lr: float = 1e-3,
-        lr_scheduler: Any = None,
-        batch_size: int = 128,
-        max_epochs: int = 100,
-        shuffle: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 1e-4,
-        gradient_clip: float | None = None,
-        local_steps: int = 1,
-        outer_lr: float = 1.0,
-        outer_momentum: float = 0.0,
-        sufficient_factors: bool = True,
-        wire_dtype: str = "float32",
-        overlap: bool = True,
-        warm_start: bool = False,
-        random_state: Any = None,
-        device: str = "cpu",
-        n_jobs: int | None = None,
-        verbose: int = 0,
-        consistency: str = "bsp",
-        staleness: Staleness = 0,
-        scheduler: str | None = None,
-        checkpoint: str | None = None,
-        **nested: Any,
-    ) -> None:
-        self.module = module
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.criterion = criterion
-        self.optimizer = optimizer
-        self.lr = lr
-        self.lr_scheduler = lr_scheduler
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.shuffle = shuffle
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.gradient_clip = gradient_clip
-        self.local_steps = local_steps
-        self.outer_lr = outer_lr
-        self.outer_momentum = outer_momentum
-        self.sufficient_factors = sufficient_factors
-        self.wire_dtype = wire_dtype
-        self.overlap = overlap
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.device = device
-        self.n_jobs = n_jobs
-        self.verbose = verbose
-        self.consistency = consistency
-        self.staleness = staleness
-        self.scheduler = scheduler
-        self.checkpoint = checkpoint
-        self._take(nested)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:

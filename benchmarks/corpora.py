@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-__all__ = ["DATA", "newsgroups", "split_documents", "split_tokens", "synthetic"]
+__all__ = ["DATA", "newsgroups", "newsgroups_tfidf", "split_documents", "split_tokens", "synthetic"]
 
 DATA = Path(os.environ.get("PETUUM_DATA", "../shared/data"))
 
@@ -65,13 +66,28 @@ def newsgroups(part: str = "train") -> sp.csr_matrix:
     FileNotFoundError
         If the data folder is absent.
     """
+    return labelled_newsgroups(part)[0].astype(np.int32)
+
+
+def labelled_newsgroups(part: str) -> tuple[sp.csr_matrix, NDArray[np.int64]]:
+    """Read counts and labels of a part."""
     from sklearn.datasets import load_svmlight_file
 
     path = DATA / "20news" / f"{part}.svmlight.gz"
     if not path.exists():
         raise FileNotFoundError(f"{path} is absent; set PETUUM_DATA to the folder with 20news/")
-    counts, _ = load_svmlight_file(str(path), n_features=17_507, zero_based=True)
-    return sp.csr_matrix(counts).astype(np.int32)
+    counts, labels = load_svmlight_file(str(path), n_features=17_507, zero_based=True)
+    return sp.csr_matrix(counts), labels.astype(np.int64)
+
+
+def newsgroups_tfidf() -> tuple[Any, Any, Any, Any]:
+    """20 Newsgroups as float32 tf-idf: rows and labels to train on, rows and labels to test."""
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    (counts, y), (counts_test, y_test) = map(labelled_newsgroups, ("train", "test"))
+    weights = TfidfTransformer(sublinear_tf=True).fit(counts)
+    X, X_test = (weights.transform(part).astype(np.float32) for part in (counts, counts_test))
+    return X, y, X_test, y_test
 
 
 def split_documents(

@@ -8,7 +8,7 @@ parameter: scikit-learn's ``clone`` copies parameters deeply, and a client canno
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from os import PathLike
@@ -77,16 +77,17 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
             For a parameter or an id that is no number, text or array.
         """
         check_is_fitted(self)
-        parameters = self.get_params(deep=False)
+        parameters = self._parameters_to_save()
         if not isinstance(parameters.get("random_state"), Integral):
             parameters["random_state"] = None
-        names = self._get_param_names()
-        if "random_state" not in names:
+        if not self._is_parameter("random_state"):
             del parameters["random_state"]
         learnt = {
             name: value
             for name, value in vars(self).items()
-            if name not in names and name not in NOT_SAVED and not name.startswith("_skl")
+            if not self._is_parameter(name)
+            and name not in NOT_SAVED
+            and not name.startswith("_skl")
         }
         write_model(path, type(self).__name__, {"parameters": parameters, "learnt": learnt})
 
@@ -99,11 +100,16 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
         ValueError
             For a file that is none of ours, damaged, of another class or a newer version.
         """
+        return cls._read(path, {})
+
+    @classmethod
+    def _read(cls, path: str | PathLike[str], given: Mapping[str, Any]) -> Self:
+        """As `load`, with some parameters as given."""
         about = read_model(path, cls.__name__)
         parameters, learnt = (about.get(name) for name in ("parameters", "learnt"))
         if not isinstance(parameters, dict) or not isinstance(learnt, dict):
             raise ValueError(f"{path} cannot be loaded: it lacks parameters or what was learnt")
-        unknown = sorted(set(map(str, parameters)) - set(cls._get_param_names()))
+        unknown = sorted(name for name in map(str, parameters) if not cls._is_parameter(name))
         unknown += [
             name
             for name in map(str, learnt)
@@ -111,9 +117,17 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
         ]
         if unknown:
             raise ValueError(f"{path} cannot be loaded: a {cls.__name__} has no {unknown[0]!r}")
-        model = cls(**parameters)
+        model = cls(**{**parameters, **given})
         model.__dict__.update(learnt)
         return model
+
+    def _parameters_to_save(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = self.get_params(deep=False)
+        return parameters
+
+    @classmethod
+    def _is_parameter(cls, name: str) -> bool:
+        return name in cls._get_param_names()
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())

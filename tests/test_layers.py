@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "store": {"transport", "jit", "sparse"},
     "checkpoint": {"store"},
     "model_parallel": {"store", "jit"},
-    "nn": {"store", "data"},
+    "nn": {"store", "data", "jit"},
     "data": {"sparse"},
     "lazy": {"data"},
     "runtime": {"store", "checkpoint", "model_parallel", "transport", "data", "results"},

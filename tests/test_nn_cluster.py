@@ -33,7 +33,8 @@ def train(client, n_chunks=N_RANKS, optimizer="SGD", **more):
     arguments = dict(OPTIMIZERS[optimizer])
     lr = arguments.pop("lr")
     nested = {f"optimizer__{name}": value for name, value in arguments.items()}
-    settings = {"batch_size": BATCH, "max_epochs": EPOCHS, "random_state": 0, **more}
+    settings = {"batch_size": BATCH, "max_epochs": EPOCHS, "random_state": 0}
+    settings |= {"sufficient_factors": True, **more}
     model = NeuralNetClassifier(Perceptron, optimizer=optimizer, lr=lr, **settings, **nested)
     if client is None:
         model.set_params(scheduler="local", n_jobs=1)
@@ -59,7 +60,14 @@ def test_a_hundred_steps_are_those_of_ddp(client, tmp_path, optimizer):
     model = train(client, optimizer=optimizer)
     assert_same(model.weights_, expected, 1e-5)
     assert not np.allclose(model.weights_["head.weight"], untrained.weights_["head.weight"])
-    assert model.history_[-1]["bytes_saved"] > 0, "the middle layer went as factors"
+    layers = model.history_[-1]["layers"]
+    assert {name: told["sent"] for name, told in layers.items()} == {
+        "body.0.weight": "gradient",
+        "body.2.weight": "factors",
+        "head.weight": "gradient",
+    }
+    full, factors = 64 * 64, BATCH * (64 + 64)
+    assert layers["body.2.weight"]["bytes_saved"] == N_RANKS * 20 * 4 * (full - factors)
 
 
 @pytest.mark.parametrize("n_chunks", [3, 4, 8])
@@ -70,9 +78,15 @@ def test_one_process_and_several_ranks_come_to_the_same(client, n_chunks):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("more", [{"overlap": False}, {"sufficient_factors": False}], ids=str)
+@pytest.mark.parametrize("more", [{"overlap": False}, {"sufficient_factors": "auto"}], ids=str)
 def test_how_gradients_travel_changes_nothing(client, more):
     assert_same(train(client, **more).weights_, train(client).weights_, 1e-6)
+
+
+def test_ranks_of_one_host_send_gradients_past_the_event_loops(client):
+    """Where nothing crosses a network, factors would only cost their product."""
+    layers = train(client, sufficient_factors="auto").history_[-1]["layers"]
+    assert {told["sent"] for told in layers.values()} == {"gradient"}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ import torch
 from nn_modules import Perceptron, make_rows
 
 from dask_petuum.data import Partition
+from dask_petuum.nn.exchange import GradientExchange
+from dask_petuum.nn.loss_scale import PATIENCE as STEPS_TO_GROW
+from dask_petuum.nn.loss_scale import LossScale
 from dask_petuum.nn.plan import Plan
 from dask_petuum.nn.recipe import Recipe
 from dask_petuum.nn.trainer import Settings, Trainer
@@ -22,7 +25,8 @@ PATIENCE = 60
 class Ranks:
     """Ranks of one process: each has a real mailbox, messages are put into it at once."""
 
-    def __init__(self, n_ranks):
+    def __init__(self, n_ranks, near=False):
+        self.near = near
         self.boxes = [Mailbox() for _ in range(n_ranks)]
         self.n_bytes = [0] * n_ranks
 
@@ -33,13 +37,15 @@ class Ranks:
 class _Mesh:
     def __init__(self, ranks, rank):
         self._ranks, self.rank, self.n_ranks = ranks, rank, len(ranks.boxes)
+        self.is_near = ranks.near
 
-    def send(self, rank, block, stamp, arrays):
-        self._ranks.n_bytes[self.rank] += sum(v.nbytes for v in arrays.values())
-        copies = {name: values.copy() for name, values in arrays.items()}
-        self._ranks.boxes[rank].put(block, stamp, copies)
+    def send(self, ranks, block, stamp, arrays):
+        for rank in ranks:
+            self._ranks.n_bytes[self.rank] += sum(v.nbytes for v in arrays.values())
+            copies = {name: values.copy() for name, values in arrays.items()}
+            self._ranks.boxes[rank].put(block, stamp, copies)
 
-    def take(self, block, stamp):
+    def take(self, rank, block, stamp):
         return self._ranks.boxes[self.rank].take(block, stamp)
 
 
@@ -47,12 +53,12 @@ def recipe(module, optimizer="SGD", lr=0.05, **arguments):
     return Recipe(module, "CrossEntropyLoss", optimizer, lr, arguments=arguments, n_inputs=20)
 
 
-def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, **plan):
+def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, near=False, **plan):
     """Train on ``n_parts`` partitions; the trainers, and the metrics of each clock."""
     rows, labels = make_rows(320) if data is None else data
     n = len(rows) // n_parts
     planned = Plan((n,) * n_parts, plan.pop("batch_size", 16), plan.pop("epochs", 2), 0, **plan)
-    ranks = Ranks(n_ranks)
+    ranks = Ranks(n_ranks, near)
     # made one by one: ranks that are threads share torch's random state
     made = [
         Trainer(built, planned, settings or Settings(), None, ranks.mesh(rank), 1)
@@ -146,12 +152,12 @@ class Words(torch.nn.Module):
         return self.head(torch.tanh(self.words(numbers) + self.table(numbers).sum(1)))
 
 
-@pytest.mark.parametrize("n_ranks", [2, 3, 4])
+@pytest.mark.parametrize(("n_ranks", "near"), [(2, False), (2, True), (3, False), (4, True)])
 @pytest.mark.parametrize("module", [Perceptron, Frozen, Tied, Raw, Skipping, Words])
-def test_ranks_have_the_weights_of_one(module, n_ranks):
+def test_ranks_have_the_weights_of_one(module, n_ranks, near):
     built = recipe(module)
     (alone,), _ = train(built, 1, n_parts=4)
-    together, _ = train(built, n_ranks, n_parts=4)
+    together, _ = train(built, n_ranks, n_parts=4, near=near)
     assert_all_the_same(together, alone)
     bits = [trainer.vector.numpy().tobytes() for trainer in together]
     assert len(set(bits)) == 1, "replicas have the same bits"
@@ -230,3 +236,42 @@ def test_a_trainer_goes_on_from_the_arrays_of_another():
     for clock in (2, 3):
         second.train(clock)
     assert_all_the_same([second], whole, 0)
+
+
+def test_products_that_differ_between_processors_are_put_right(monkeypatch):
+    """Another rounding of one rank, as of another kind of processor."""
+    product = GradientExchange._product
+
+    def rounded(self, part):
+        total = product(self, part)
+        return total * (1 + 1e-6) if self._mesh.rank == 1 else total
+
+    built = recipe(Perceptron)
+    plain, _ = train(built, 2)
+    monkeypatch.setattr(GradientExchange, "_product", rounded)
+    together, _ = train(built, 2)
+    assert_all_the_same(together, together[0], 0)
+    assert_all_the_same(together, plain[0])
+
+
+@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
+@pytest.mark.parametrize("factors", [True, False])
+def test_ranks_in_mixed_precision_stay_the_same(autocast, factors):
+    built = recipe(Perceptron)
+    (alone,), _ = train(built, 1, settings=Settings(autocast=autocast))
+    settings = Settings(autocast=autocast, factors=factors)
+    together, _ = train(built, 2, settings=settings)
+    assert_all_the_same(together, together[0], 0)
+    assert_all_the_same(together, alone, 0.02)
+
+
+def test_a_step_that_is_not_finite_is_left_out_and_the_scale_halved():
+    scaling = LossScale()
+    first = scaling.scale
+    assert not scaling.unscale([torch.ones(3), torch.tensor([1.0, torch.inf])])
+    assert scaling.scale == first / 2
+    gradient = torch.full((3,), scaling.scale)
+    for _ in range(STEPS_TO_GROW):
+        assert scaling.unscale([gradient.fill_(scaling.scale)])
+    np.testing.assert_array_equal(gradient, 1)
+    assert scaling.scale == first

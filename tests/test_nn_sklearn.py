@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import re
+from functools import partial
 
 import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+import xarray as xr
 from nn_modules import Perceptron, make_rows
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from source_tree import ROOT
 from test_resume import interrupt
 
 from dask_petuum.nn import NeuralNetClassifier, NeuralNetRegressor
@@ -22,7 +26,6 @@ from dask_petuum.nn import NeuralNetClassifier, NeuralNetRegressor
 #: Random batches, as in SoftmaxRegression: repeated rows fall into other batches.
 BATCHES = "sample_weight is not equivalent to repeating rows: other random batches"
 EXCUSED = {
-    "check_do_not_raise_errors_in_init_or_set_params": "it sets a parameter called `nested`",
     "check_sample_weight_equivalence_on_dense_data": BATCHES,
     "check_sample_weight_equivalence_on_sparse_data": BATCHES,
 }
@@ -160,6 +163,87 @@ def test_a_schedule_goes_on_over_partial_fits():
 def test_what_cannot_be_is_refused_before_any_work(wrong, words):
     with pytest.raises(ValueError, match=words):
         fitted(**wrong)
+
+
+def test_a_model_with_a_class_is_loaded_with_it(tmp_path):
+    rows, labels = make_rows(64)
+    model = NeuralNetClassifier(Perceptron, module__width=8, **{**QUICK, "max_epochs": 1})
+    model.fit(rows, labels).save(tmp_path / "model")
+    again = NeuralNetClassifier.load(tmp_path / "model", module=Perceptron)
+    assert again.get_params() == model.get_params() | {"random_state": None}
+    np.testing.assert_array_equal(again.predict_proba(rows), model.predict_proba(rows))
+    with pytest.raises(ValueError, match=r"saved with module=nn_modules.Perceptron: give it"):
+        NeuralNetClassifier.load(tmp_path / "model")
+    with pytest.raises(ValueError, match="another module"):
+        NeuralNetClassifier.load(tmp_path / "model", module=narrower)
+    with pytest.raises(TypeError, match="got 'modul'"):
+        NeuralNetClassifier.load(tmp_path / "model", modul=Perceptron)
+
+
+def narrower(width):
+    return Perceptron(width // 2)
+
+
+def test_xarray_rows_are_taken():
+    rows, labels = load_iris(return_X_y=True, as_frame=True)
+    labelled = xr.DataArray(rows, dims=("flower", "feature"))
+    settings = {**QUICK, "random_state": 0, "max_epochs": 2}
+    model = NeuralNetClassifier(**settings).fit(labelled, labels)
+    same = NeuralNetClassifier(**settings).fit(rows.to_numpy(), labels.to_numpy())
+    np.testing.assert_array_equal(
+        model.predict_proba(labelled), same.predict_proba(rows.to_numpy())
+    )
+
+
+@pytest.mark.parametrize("estimator", [NeuralNetClassifier, NeuralNetRegressor])
+def test_the_best_weights_are_kept_where_training_stops_early(estimator):
+    """Those of the pass with the least loss: as if training had ended there."""
+    rows, labels = make_rows(300)
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random(300) < 0.3, rng.integers(4, size=300), labels)
+    settings = {**QUICK, "random_state": 0, "lr": 0.03, "max_epochs": 60, "early_stopping": True}
+    model = estimator(n_iter_no_change=5, **settings).fit(rows, labels)
+    losses = [record["valid_loss"] for record in model.history_]
+    best = int(np.argmin(losses)) + 1
+    assert best < len(losses) < 60
+    until = estimator(n_iter_no_change=100, **{**settings, "max_epochs": best}).fit(rows, labels)
+    for name, values in until.weights_.items():
+        np.testing.assert_array_equal(model.weights_[name], values)
+
+
+@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
+def test_mixed_precision_learns_as_well(autocast):
+    rows, labels = load_iris(return_X_y=True)
+    seen = []
+    settings = {**QUICK, "random_state": 0, "autocast": autocast}
+    model = NeuralNetClassifier(partial(watched, seen), **settings).fit(rows, labels)
+    assert getattr(torch, autocast) in seen
+    assert model.score(rows, labels) > 0.9
+    assert model.weights_["0.weight"].dtype == np.float32
+    with pytest.raises(ValueError, match="autocast must be"):
+        fitted(autocast="int8")
+
+
+def watched(seen):
+    """A perceptron that notes the types of its first layer's outputs."""
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 30), torch.nn.ReLU(), torch.nn.Linear(30, 3))
+    layers[0].register_forward_hook(lambda layer, given, out: seen.append(out.dtype))
+    return layers
+
+
+def test_predictions_are_made_on_the_device():
+    """A device that keeps no numbers gets as far as giving them back."""
+    model = fitted(max_epochs=1).set_params(device="meta")
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        model.predict(load_iris(return_X_y=True)[0])
+    assert len(model.set_params(device="cuda").predict(np.zeros((3, 4)))) == 3
+
+
+def test_the_example_of_the_docs_learns_digits():
+    text = (ROOT / "docs" / "nn.md").read_text(encoding="utf-8")
+    names = {"__name__": "example"}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+    assert names["main"]() > 0.95
 
 
 def test_local_steps_of_one_rank_are_its_steps():

@@ -35,8 +35,8 @@ class GradientExchange:
     units
         What travels together.
 
-    The mutable state is the step's `stamp`, which units have left and which have arrived, and what
-    this rank sent of the ones that go to everybody.
+    The mutable state is the step's `stamp`, which units have left, and what this rank sent of
+    those that go to everybody (`_own`), with the products of its factors (`_products`).
     """
 
     def __init__(self, mesh: Mesh, units: Sequence[Unit], wire: Wire) -> None:
@@ -46,9 +46,12 @@ class GradientExchange:
         self._sums = [VectorSum(mesh, wire, number) for number in range(len(units))]
         self._others = [r for r in range(mesh.n_ranks) if r != mesh.rank]
         self._own: dict[int, dict[str, Any]] = {}
+        self._products: dict[int, Any] = {}
         self._left: set[int] = set()
         self._direct_bytes = 0
         self.stamp = 0
+        #: Bytes that factors have saved so far, by the name of their weight.
+        self.saved: dict[str, int] = {}
 
     @property
     def n_bytes(self) -> int:
@@ -79,17 +82,27 @@ class GradientExchange:
         arrays = self._factors(unit) if unit.kind == "factors" else _rows(unit)
         self._own[number] = arrays
         block = number * BLOCKS_EACH * self._mesh.n_ranks + self._mesh.rank
-        for rank in self._others:
-            self._direct_bytes += sum(values.nbytes for values in arrays.values())
-            self._mesh.send(rank, block, self.stamp, arrays)
+        n_bytes = len(self._others) * sum(values.nbytes for values in arrays.values())
+        self._direct_bytes += n_bytes
+        if unit.kind == "factors":
+            full, name = 4 * gradient_numbers(unit.size, self._mesh.n_ranks), unit.names[0]
+            self.saved[name] = self.saved.get(name, 0) + full - n_bytes
+        self._mesh.send(self._others, block, self.stamp, arrays)
 
     def leave_rest(self) -> None:
-        """Send what has not left by the end of the backward pass; owners send their sums back."""
+        """Send what has not left by the end of the backward pass; owners send their sums back.
+
+        What can be computed while nothing but waiting is left to do is computed here.
+        """
         for number in range(len(self._units)):
             self.leave(number)
         for number, unit in enumerate(self._units):
             if unit.kind == "gradient":
                 self._sums[number].reduce(self.stamp)
+        for number, unit in enumerate(self._units):
+            if unit.kind == "factors" and "n" not in self._own[number]:
+                # while the others' factors are under way
+                self._products[number] = self._own_product(number)
 
     def arrive(self, number: int) -> None:
         """Wait for a unit; its parameters then have the sums of all ranks as their gradients."""
@@ -97,17 +110,37 @@ class GradientExchange:
         if unit.kind == "gradient":
             _unpack(unit, *self._sums[number].arrive(self.stamp))
             return
-        block = number * BLOCKS_EACH * self._mesh.n_ranks
+        parameter = unit.parameters[0]
+        total = self._sum_of_factors(number) if unit.kind == "factors" else self._rows_of(number)
+        parameter.grad = None if total is None else total.to(parameter.device, parameter.dtype)
+
+    def _take(self, number: int, rank: int) -> dict[str, Any]:
+        """What a rank sent of a unit; nothing, if it has no gradient of it."""
+        block = number * BLOCKS_EACH * self._mesh.n_ranks + rank
+        part = self._mesh.take(rank, block, self.stamp)
+        return {} if "n" in part else part
+
+    def _sum_of_factors(self, number: int) -> Any:
+        """The sum of all ranks' products, in the order of ranks; None: there is none."""
+        total = None
+        for rank in range(self._mesh.n_ranks):
+            if rank == self._mesh.rank:
+                product = self._products.pop(number, None)
+            else:
+                part = self._take(number, rank)
+                product = self._product(part) if part else None
+            if product is not None:
+                total = product if total is None else total.add_(product)
+        return total
+
+    def _rows_of(self, number: int) -> Any:
+        """All ranks' rows of an embedding; None: there are none."""
         parts = [
-            self._own[number]
-            if rank == self._mesh.rank
-            else self._mesh.take(block + rank, self.stamp)
+            self._own[number] if rank == self._mesh.rank else self._take(number, rank)
             for rank in range(self._mesh.n_ranks)
         ]
-        parts = [part for part in parts if "n" not in part]
-        parameter = unit.parameters[0]
-        make = self._product if unit.kind == "factors" else _joined_rows
-        parameter.grad = make(parameter, parts).to(parameter.device) if parts else None
+        parts = [part for part in parts if part and "n" not in part]
+        return _joined_rows(self._units[number].parameters[0], parts) if parts else None
 
     def _factors(self, unit: Unit) -> dict[str, Any]:
         """Send factors, or their product where there are more rows than was thought."""
@@ -120,18 +153,21 @@ class GradientExchange:
         n_ranks = self._mesh.n_ranks
         if factor_numbers(len(d), shape, n_ranks) >= (n_ranks - 1) * d.shape[1] * a.shape[1]:
             return {f"g{k}": v for k, v in self._wire.pack(d.T @ a, unit.names[0]).items()}
-        packed = {f"d{k}": v for k, v in self._wire.pack(d).items()}
-        return packed | {f"a{k}": v for k, v in self._wire.pack(a).items()}
+        packed = {f"d{k}": v for k, v in self._wire.pack_sparse(d).items()}
+        packed |= {f"a{k}": v for k, v in self._wire.pack_sparse(a).items()}
+        unit.factors = [(d, a)] if self._wire.is_exact else []
+        return packed
 
-    def _product(self, parameter: Any, parts: Sequence[dict[str, Any]]) -> Any:
-        pairs = [part for part in parts if "dv" in part]
-        d = [self._wire.unpack(_of(part, "d")) for part in pairs]
-        a = [self._wire.unpack(_of(part, "a")) for part in pairs]
-        total = torch.cat(d).T @ torch.cat(a) if pairs else torch.zeros(parameter.shape)
-        for part in parts:
-            if "gv" in part:
-                total = total + self._wire.unpack(_of(part, "g"))
-        return total
+    def _own_product(self, number: int) -> Any:
+        """As the others make it of what was sent, which is here already if nothing was rounded."""
+        factors, self._units[number].factors = self._units[number].factors, []
+        return factors[0][0].T @ factors[0][1] if factors else self._product(self._own[number])
+
+    def _product(self, part: dict[str, Any]) -> Any:
+        """The gradient that a rank's factors are of, as a tensor of its own."""
+        if "gv" in part:
+            return self._wire.unpack(_of(part, "g")).clone()  # it is added to
+        return self._wire.unpack(_of(part, "d")).T @ self._wire.unpack(_of(part, "a"))
 
 
 def _of(part: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -139,7 +175,10 @@ def _of(part: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _packed(unit: Unit) -> tuple[Any, Any]:
-    """A bucket's gradients as one float32 vector, and which parameters have one."""
+    """A bucket's gradients as one float32 vector, and which parameters have one.
+
+    The vector may be the gradient itself.
+    """
     parts, used = [], np.zeros(len(unit.parameters), np.int32)
     for place, parameter in enumerate(unit.parameters):
         if parameter.grad is None:
@@ -148,7 +187,7 @@ def _packed(unit: Unit) -> tuple[Any, Any]:
             used[place] = 1
             dense = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
             parts.append(dense.detach().reshape(-1).cpu().float())
-    return torch.cat(parts), used
+    return parts[0] if len(parts) == 1 else torch.cat(parts), used
 
 
 def _unpack(unit: Unit, vector: Any, used: Any) -> None:

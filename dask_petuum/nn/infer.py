@@ -29,11 +29,15 @@ def outputs(
 ) -> NDArray[Any]:
     """Give what the module, or one of its layers, makes of float32 rows, as float32.
 
+    A model that was trained on a GPU computes on the CPU where there is none.
+
     Raises
     ------
     ValueError
         For a layer that there is not, or that the module does not call.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        device = "cpu"
     module = trained_module(recipe, weights).to(device)
     seen: list[Any] = []
     if layer is not None:
@@ -42,7 +46,9 @@ def outputs(
             raise ValueError(f"layer must be one of {sorted(filter(None, parts))}, got {layer!r}")
         parts[layer].register_forward_hook(lambda part, given, out: seen.append(out))
     with torch.no_grad():
-        out = module(torch.from_numpy(rows).to(device))
+        # torch takes no array that may not be written to
+        given = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+        out = module(given.to(device))
     if layer is not None:
         if not seen:
             raise ValueError(f"the module does not call its layer {layer!r}")

@@ -24,9 +24,10 @@ class _FactorLinear(torch.autograd.Function):
         (grad,) = grads
         x, weight = ctx.saved_tensors
         rows = grad.reshape(-1, weight.shape[0])
-        ctx.record(rows, x.reshape(-1, weight.shape[1]))
-        for_x = grad @ weight if ctx.needs_input_grad[0] else None
-        for_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        ctx.record(rows.float(), x.reshape(-1, weight.shape[1]).float())
+        # under autocast the gradient is narrower than the weight
+        for_x = grad @ weight.to(grad.dtype) if ctx.needs_input_grad[0] else None
+        for_bias = rows.float().sum(0) if ctx.needs_input_grad[2] else None
         return for_x, None, for_bias, None
 
 

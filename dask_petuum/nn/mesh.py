@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 __all__ = ["Mesh"]
@@ -19,8 +19,18 @@ class Mesh(Protocol):
     def n_ranks(self) -> int:
         """Ranks of the run."""
 
-    def send(self, rank: int, block: int, stamp: int, arrays: Mapping[str, Any]) -> None:
-        """Send arrays in the background; they must not change any more."""
+    @property
+    def is_near(self) -> bool:
+        """Whether all ranks are on one host and share memory; the same in each of them.
 
-    def take(self, block: int, stamp: int) -> dict[str, Any]:
-        """Wait for the arrays of a block's stamp; raises why the run ended."""
+        Nothing is copied to another rank then, and what has been sent may be changed.
+        """
+
+    def send(self, ranks: Sequence[int], block: int, stamp: int, arrays: Mapping[str, Any]) -> None:
+        """Send arrays to each of some ranks; unless `is_near`, they must not change any more."""
+
+    def take(self, rank: int, block: int, stamp: int) -> dict[str, Any]:
+        """Wait for the arrays of a rank's block; raises why the run ended.
+
+        They are good until the next one of that block and rank is taken.
+        """

@@ -18,6 +18,7 @@ import torch
 
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.linear import keep_factors
+from dask_petuum.nn.loss_scale import LossScale
 from dask_petuum.nn.recipe import Recipe
 from dask_petuum.nn.units import Unit
 
@@ -57,6 +58,8 @@ class Replica:
         Largest norm of a step's gradient; None: any.
     early
         Whether gradients leave while the backward pass goes on, and layers wait one by one.
+    autocast
+        Type of what may be computed less exactly, "bfloat16" or "float16"; None: float32.
 
     The mutable state is the module's and the optimisers', the units that are `_due` (their
     gradients are under way and not applied) and those that are `_raw` (not waited for layer by
@@ -73,6 +76,7 @@ class Replica:
         exchange: Callable[[list[Unit]], GradientExchange | None],
         clip: float | None = None,
         early: bool = True,
+        autocast: str | None = None,
     ) -> None:
         self._device = device
         self.module = recipe.build_module().to(device)
@@ -84,7 +88,10 @@ class Replica:
         self.optimizers = [recipe.build_optimizer(unit.parameters) for unit in self.units]
         self.schedules = [recipe.build_schedule(each) for each in self.optimizers]
         self._clip = clip
-        self._early = early and clip is None and self.exchange is not None
+        self._autocast = None if autocast is None else getattr(torch, autocast)
+        self.scaling = LossScale() if autocast == "float16" else None
+        needs_all = clip is not None or self.scaling is not None
+        self._early = early and not needs_all and self.exchange is not None
         self._due: set[int] = set()
         self._raw: set[int] = set()
         self._seen: set[int] = set()
@@ -130,7 +137,8 @@ class Replica:
             if is_last:
                 self._begin()
             self._leaves = is_last and self._early
-            (loss / n_rows).backward()
+            scale = 1.0 if self.scaling is None else self.scaling.scale
+            (loss * (scale / n_rows)).backward()
             self._leaves = False
             total += float(loss.detach())
         if not batches:
@@ -150,7 +158,7 @@ class Replica:
             for number in due:
                 self.exchange.arrive(number)
         self._due.clear()
-        if self._clip is not None and due:
+        if self._are_finite(due) and self._clip is not None and due:
             torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self._clip)
         for number in due:
             self._apply(number)
@@ -172,8 +180,22 @@ class Replica:
         with torch.no_grad():
             return float(self._losses(batch).sum())
 
-    def _losses(self, batch: Batch) -> Any:
-        out = self.module(batch.rows.to(self._device))
+    def _are_finite(self, due: Sequence[int]) -> bool:
+        """Undo the scale of the loss; drop gradients of which one is not finite."""
+        if self.scaling is None or not due:
+            return True
+        gradients = [p.grad for _, p in self.parameters if p.grad is not None]
+        if self.scaling.unscale(gradients):
+            return True
+        for _, parameter in self.parameters:
+            parameter.grad = None
+        return False
+
+    def _losses(self, batch: Batch, autocast: Any = None) -> Any:
+        rows = batch.rows.to(self._device)
+        with torch.autocast(rows.device.type, autocast, enabled=autocast is not None):
+            out = self.module(rows)
+        out = out if autocast is None else out.float()
         losses = self.loss(_shaped(out, batch.target), batch.target.to(self._device))
         losses = losses.reshape(len(batch.target), -1).mean(dim=1)
         return losses if batch.weights is None else losses * batch.weights.to(self._device)
@@ -187,7 +209,7 @@ class Replica:
             self._n_calls = [0] * len(self.units)
             self._seen.clear()
             torch.manual_seed(batch.seed)
-            loss = self._losses(batch).sum()
+            loss = self._losses(batch, self._autocast).sum()
             late = {
                 n for n in due if any(id(p) not in self._seen for p in self.units[n].parameters)
             }

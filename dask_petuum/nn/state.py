@@ -3,6 +3,7 @@
 =============  ==================================================
 ``p.NAME``     a parameter or buffer of the module
 ``o.NAME/KEY`` an array of the optimiser's state of a parameter
+``scaling``    scale of the loss and good steps, with float16
 ``w.NAME``     what rounding took on the wire; this rank's own
 =============  ==================================================
 """
@@ -40,6 +41,8 @@ def replica_arrays(replica: Replica, wire: Wire) -> Arrays:
             for key, value in optimizer.state.get(parameter, {}).items():
                 if value is not None:
                     arrays[f"o.{name}/{key}"] = torch.as_tensor(value).cpu().numpy().copy()
+    if replica.scaling is not None:
+        arrays["scaling"] = np.array([replica.scaling.scale, replica.scaling.n_good])
     for name, lost in wire.lost.items():
         arrays[f"w.{name}"] = lost.numpy()
     return arrays
@@ -62,6 +65,9 @@ def load_replica(replica: Replica, wire: Wire, arrays: Mapping[str, Any], n_pass
             if name in kept
         }
         optimizer.load_state_dict(whole)
+    if replica.scaling is not None:
+        scale, n_good = arrays["scaling"].tolist()
+        replica.scaling.scale, replica.scaling.n_good = scale, int(n_good)
     wire.lost = {name: torch.from_numpy(np.array(v)) for name, v in _under("w.", arrays).items()}
 
 

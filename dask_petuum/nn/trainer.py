@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from dask_petuum.nn.wire import Wire
 
 __all__ = ["Settings", "Trainer"]
 
+#: Numbers of a checksum.
+CHECKSUM_PARTS = 2
 #: Rows that are looked at together where nothing is learnt from them.
 LOOK_ROWS = 1024
 
@@ -43,7 +46,7 @@ class Settings:
     device
         Where the module is.
     factors
-        Whether Linear layers may send sufficient factors.
+        Whether Linear layers may send sufficient factors; "auto": unless all ranks share memory.
     wire
         Type of the numbers that are sent: "float32", "float16" or "bfloat16".
     overlap
@@ -52,17 +55,20 @@ class Settings:
         Largest norm of a step's gradient, or None.
     outer_rate, outer_momentum
         Of the outer optimiser.
+    autocast
+        Type of what may be computed less exactly, or None.
     weight_unit
         Factor of the rows' weights that makes their mean 1.
     """
 
     device: str = "cpu"
-    factors: bool = True
+    factors: bool | str = "auto"
     wire: str = "float32"
     overlap: bool = True
     clip: float | None = None
     outer_rate: float = 1.0
     outer_momentum: float = 0.0
+    autocast: str | None = None
     weight_unit: float = 1.0
 
 
@@ -81,7 +87,7 @@ class Trainer:
         Threads of torch.
 
     The mutable state is that of the replica, the wire and the outer optimiser, where the local
-    steps began (`_start`), the number of sums so far (`_stamp`) and `_orders`.
+    steps began (`_start`), the number of sums so far (`_stamp`), `_orders`, `_last` and `_best`.
     """
 
     def __init__(
@@ -108,11 +114,12 @@ class Trainer:
                 module,
                 mesh.n_ranks if self._exchanges else 1,
                 plan.batch_size,
-                settings.factors,
+                not mesh.is_near if settings.factors == "auto" else bool(settings.factors),
             ),
             lambda units: GradientExchange(mesh, units, self.wire) if self._exchanges else None,
             settings.clip,
             settings.overlap,
+            settings.autocast,
         )
         if weights is not None:
             load_weights(self.replica.module, weights)
@@ -130,6 +137,9 @@ class Trainer:
         #: The order of the pass under way, by partition: (pass, row numbers).
         self._orders: dict[int, tuple[int, Any]] = {}
         self._start = flatten(self._all)
+        #: What was left at the end of the last clock, and at the end of the best: (clock, vector).
+        self._last: tuple[int, Any] | None = None
+        self._best: tuple[int, Any] | None = None
 
     @property
     def vector(self) -> Any:
@@ -143,7 +153,7 @@ class Trainer:
         return own / sum(self._plan.n_training(i) for i in range(len(self._plan.sizes)))
 
     def train(self, clock: int, vector: Any = None) -> dict[str, float]:
-        """Make the steps of a clock; give its metrics.
+        """Make the steps of a clock; give its metrics, and bytes saved by layer as `saved.NAME`.
 
         Parameters
         ----------
@@ -154,10 +164,12 @@ class Trainer:
         """
         if vector is not None:
             self.place(vector)
-        before = self._sent_bytes
+        before, saved = self._sent_bytes, self._saved()
         with _threads(self._n_threads):
             loss, weight = self._steps(self._plan.steps(clock))
             valid = self._validate()
+        if self._plan.validation_fraction:
+            self._last = clock, self.vector
         full = self._full_bytes(len(self._plan.steps(clock)))
         return {
             "loss": loss,
@@ -166,6 +178,7 @@ class Trainer:
             "valid_weight": valid[1],
             "gradient_bytes": float(self._sent_bytes - before),
             "full_bytes": float(full),
+            **{f"saved.{name}": n - saved.get(name, 0) for name, n in self._saved().items()},
         }
 
     def place(self, vector: Any) -> None:
@@ -173,9 +186,21 @@ class Trainer:
         self.replica.settle()
         unflatten(torch.from_numpy(np.array(vector)), self._all)
 
+    def keep_best(self, clock: int | None) -> None:
+        """Keep what the last clock left, if that was the best one."""
+        if self._last is not None and self._last[0] == clock:
+            self._best = self._last
+
+    def place_best(self) -> None:
+        """Go back to what the best clock left, where one is kept."""
+        if self._best is not None:
+            self.place(self._best[1].numpy())
+
     def arrays(self) -> dict[str, Any]:
         """All that this rank remembers."""
         extra = {"outer": self._outer.velocity.numpy(), "start": self._start.numpy()}
+        if self._best is not None:
+            extra |= {"best": self._best[1].numpy(), "best_clock": np.array([self._best[0]])}
         return replica_arrays(self.replica, self.wire) | extra
 
     def load(self, arrays: Mapping[str, Any], clock: int) -> None:
@@ -184,6 +209,9 @@ class Trainer:
         load_replica(self.replica, self.wire, arrays, self._passes_before(first))
         self._outer.velocity = torch.from_numpy(np.array(arrays["outer"]))
         self._start = torch.from_numpy(np.array(arrays["start"]))
+        if "best" in arrays:
+            best = torch.from_numpy(np.array(arrays["best"]))
+            self._best = int(arrays["best_clock"][0]), best
 
     def weights(self) -> dict[str, Any]:
         """The module's parameters and buffers by name."""
@@ -195,6 +223,10 @@ class Trainer:
         exchange = self.replica.exchange
         sent = self._whole.n_bytes + self._exact.n_bytes
         return sent + (0 if exchange is None else exchange.n_bytes)
+
+    def _saved(self) -> dict[str, int]:
+        exchange = self.replica.exchange
+        return {} if exchange is None else dict(exchange.saved)
 
     def _full_bytes(self, n_steps: int) -> int:
         if self._mesh.n_ranks == 1 or self._plan.stale:
@@ -272,25 +304,39 @@ class Trainer:
         unflatten(self._start, self._all)
 
     def _average_buffers(self) -> None:
-        """Average buffers; and take rank 0's weights where ranks multiply factors by themselves.
+        """Average buffers; see to it that weights are the same where each rank made its own sums.
 
-        Such products may differ in the last bit between processors of different kinds.
+        Products of the same factors may differ in the last bit between processors of different
+        kinds. Checksums go with the buffers; where they differ, all take rank 0's weights.
         """
         made = [u.parameters[0] for u in self.replica.units if u.kind == "factors"]
-        parts = [*self._buffers, *made]
-        if not parts:
+        if not made and not self._buffers:
             return
-        vector = flatten(parts)
         n_buffers = sum(b.numel() for b in self._buffers)
+        sums = torch.zeros(self._mesh.n_ranks, CHECKSUM_PARTS)
+        sums[self._mesh.rank] = checksum(made)
+        vector = flatten([*self._buffers, sums])
         vector[:n_buffers] *= self.share
-        vector[n_buffers:] *= float(self._mesh.rank == 0)
-        unflatten(self._sum(self._exact, vector), parts)
+        vector = self._sum(self._exact, vector)
+        unflatten(vector[:n_buffers], self._buffers)
+        sums = vector[n_buffers:].view(sums.shape)
+        if not bool((sums == sums[0]).all()):
+            weights = flatten(made) * float(self._mesh.rank == 0)
+            unflatten(self._sum(self._exact, weights), made)
 
     def _sum(self, vectors: VectorSum, values: Any) -> Any:
         self._stamp += 1
         vectors.leave(values, np.zeros(1, np.int32), self._stamp)
         vectors.reduce(self._stamp)
         return vectors.arrive(self._stamp)[0]
+
+
+def checksum(tensors: list[Any]) -> Any:
+    """A checksum of tensors, in parts that float32 holds without rounding."""
+    number = 0
+    for tensor in tensors:
+        number = crc32(tensor.detach().cpu().contiguous().numpy(), number)
+    return torch.tensor([number >> 16, number & 0xFFFF], dtype=torch.float32)
 
 
 def _weight(batch: Batch) -> float:

@@ -4,6 +4,8 @@ The rule of sufficient factors (SACP; Xie et al., UAI 2016; Zhang et al., USENIX
 B rows a step and a weight of M x N, its gradient is the product of the output gradients (B x M)
 and the activations (B x N). To the other P - 1 ranks that is ``(P - 1) B (M + N)`` numbers from
 each rank; a gradient that is cut among P owners and comes back summed is ``2 (P - 1) / P M N``.
+The price is that every rank multiplies the rows of all: between ranks of one host, which read a
+gradient where it lies, the gradient is cheaper.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["BUCKET_BYTES", "Unit", "factor_numbers", "gradient_numbers", "plan_units"]
+__all__ = [
+    "BUCKET_BYTES",
+    "Unit",
+    "factor_layers",
+    "factor_numbers",
+    "gradient_numbers",
+    "plan_units",
+]
 
 #: Small tensors are sent together up to this size; a larger one goes alone.
 BUCKET_BYTES = 2**20
@@ -59,10 +68,7 @@ def plan_units(module: Any, n_ranks: int, batch_size: int, use_factors: bool) ->
 
     Parameters that several modules share are sent as gradients.
     """
-    owners: dict[int, list[tuple[Any, str]]] = {}
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
-            owners.setdefault(id(parameter), []).append((part, name))
+    owners = _owners(module)
     units: list[Unit] = []
     bucket: Unit | None = None
     n_bytes = 0
@@ -83,14 +89,37 @@ def plan_units(module: Any, n_ranks: int, batch_size: int, use_factors: bool) ->
     return units
 
 
+def factor_layers(module: Any) -> list[str]:
+    """Names of the weights that may be sent as factors, whatever that costs."""
+    owners = _owners(module)
+    return [
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and _is_plain_linear(owners[id(parameter)])
+    ]
+
+
+def _owners(module: Any) -> dict[int, list[tuple[Any, str]]]:
+    """Who has each parameter, by its id: (module, name in it)."""
+    owners: dict[int, list[tuple[Any, str]]] = {}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append((part, name))
+    return owners
+
+
+def _is_plain_linear(owners: list[tuple[Any, str]]) -> bool:
+    # a subclass may do otherwise in its forward
+    return len(owners) == 1 and type(owners[0][0]) is torch.nn.Linear and owners[0][1] == "weight"
+
+
 def _kind(owners: list[tuple[Any, str]], parameter: Any, n_ranks: int, n_rows: int | None) -> str:
     if len(owners) > 1 or n_ranks == 1:
         return "gradient"
-    part, name = owners[0]
+    part, _ = owners[0]
     if isinstance(part, torch.nn.Embedding) and part.sparse:
         return "rows"
-    # a subclass may do otherwise in its forward
-    if type(part) is not torch.nn.Linear or name != "weight" or n_rows is None:
+    if n_rows is None or not _is_plain_linear(owners):
         return "gradient"
     shape = (parameter.shape[0], parameter.shape[1])
     cheaper = factor_numbers(n_rows, shape, n_ranks) < gradient_numbers(parameter.numel(), n_ranks)

@@ -55,13 +55,13 @@ class VectorSum:
         if self._is_direct:
             packed = {**self._wire.pack(values, self._name), "u": used}
             self._own = {self._mesh.rank: packed}
-            self._send(self._others[0], self._there + self._mesh.rank, stamp, packed)
+            self._send(self._others, self._there + self._mesh.rank, stamp, packed)
             return
         for rank, part in enumerate(torch.tensor_split(values, self._mesh.n_ranks)):
             packed = {**self._wire.pack(part, f"{self._name}.{rank}"), "u": used}
             self._own[rank] = packed
             if rank != self._mesh.rank:
-                self._send(rank, self._there + self._mesh.rank, stamp, packed)
+                self._send([rank], self._there + self._mesh.rank, stamp, packed)
 
     def reduce(self, stamp: int) -> None:
         """Add up this rank's slice and send the sum; waits for the others' slices."""
@@ -69,29 +69,41 @@ class VectorSum:
             return
         total, used = self._added(self._own[self._mesh.rank], stamp)
         self._sum = {**self._wire.pack(total, f"{self._name}.sum"), "u": used}
-        for rank in self._others:
-            self._send(rank, self._back + self._mesh.rank, stamp, self._sum)
+        self._send(self._others, self._back + self._mesh.rank, stamp, self._sum)
 
     def arrive(self, stamp: int) -> tuple[Any, Any]:
         """Wait for the sums: the vector's, and the array's."""
         if self._is_direct:
             return self._added(self._own[self._mesh.rank], stamp)
         parts = [
-            self._sum if rank == self._mesh.rank else self._mesh.take(self._back + rank, stamp)
+            self._sum
+            if rank == self._mesh.rank
+            else self._mesh.take(rank, self._back + rank, stamp)
             for rank in range(self._mesh.n_ranks)
         ]
         return torch.cat([self._wire.unpack(part) for part in parts]), parts[0]["u"]
 
     def _added(self, own: dict[str, Any], stamp: int) -> tuple[Any, Any]:
+        if self._is_direct and self._mesh.is_near:
+            return self._added_in_place(own, stamp)
         total, used = None, np.zeros_like(own["u"])
         for rank in range(self._mesh.n_ranks):
             here = rank == self._mesh.rank
-            part = own if here else self._mesh.take(self._there + rank, stamp)
+            part = own if here else self._take(rank, stamp)
             values = self._wire.unpack(part)
             total = values if total is None else total + values
             used = used + part["u"]
         return total, used
 
-    def _send(self, rank: int, block: int, stamp: int, arrays: dict[str, Any]) -> None:
-        self.n_bytes += sum(values.nbytes for values in arrays.values())
-        self._mesh.send(rank, block, stamp, arrays)
+    def _added_in_place(self, own: dict[str, Any], stamp: int) -> tuple[Any, Any]:
+        """The sum of two, in this rank's own vector: it has been copied when it was sent."""
+        theirs = self._take(self._others[0], stamp)
+        total = self._wire.unpack(own)
+        return total.add_(self._wire.unpack(theirs)), own["u"] + theirs["u"]
+
+    def _take(self, rank: int, stamp: int) -> dict[str, Any]:
+        return self._mesh.take(rank, self._there + rank, stamp)
+
+    def _send(self, ranks: list[int], block: int, stamp: int, arrays: dict[str, Any]) -> None:
+        self.n_bytes += len(ranks) * sum(values.nbytes for values in arrays.values())
+        self._mesh.send(ranks, block, stamp, arrays)

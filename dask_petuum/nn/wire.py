@@ -3,6 +3,9 @@
 Error feedback: what rounding took from a vector is added to the next one of the same name, so that
 nothing is lost over time (Seide et al., "1-bit stochastic gradient descent", Interspeech 2014).
 float16 has few exponents: its numbers are divided by the largest one, which goes with them.
+
+Zeros need not be sent: behind a ReLU about half of the activations and of the gradients are. Then
+one bit says for each number whether it is zero, and only the others follow.
 """
 
 from __future__ import annotations
@@ -13,9 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from dask_petuum.nn.kernels import leave_zeros_out, put_zeros_in
+
 __all__ = ["WIRES", "Wire"]
 
 WIRES = ("float32", "float16", "bfloat16")
+#: Share of numbers that are not zero below which zeros are left out: less would not pay.
+DENSE = 0.9
 
 
 class Wire:
@@ -28,9 +35,14 @@ class Wire:
         self.kind = kind
         self.lost: dict[str, Any] = {}
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether receivers see just what was packed."""
+        return self.kind == "float32"
+
     def pack(self, values: Any, name: str | None = None) -> dict[str, Any]:
         """Turn a tensor into arrays to send; with a name, what is lost is added to its next one."""
-        if self.kind == "float32":
+        if self.is_exact:
             return {"v": values.numpy()}
         if name is not None and name in self.lost:
             values = values + self.lost[name]
@@ -39,8 +51,27 @@ class Wire:
             self.lost[name] = values - self.unpack(packed)
         return packed
 
+    def pack_sparse(self, values: Any) -> dict[str, Any]:
+        """Turn a tensor into arrays to send, without its zeros where there are many."""
+        flat = values.contiguous().numpy().reshape(-1)
+        bits, kept = np.empty(-(-len(flat) // 8), np.uint8), np.empty(len(flat) + 1, np.float32)
+        n_kept = leave_zeros_out(flat, bits, kept)
+        if n_kept >= DENSE * len(flat):
+            return self.pack(values)
+        packed = self.pack(torch.from_numpy(kept[:n_kept]))
+        return {**packed, "b": bits, "n": np.array(values.shape, np.int32)}
+
     def unpack(self, arrays: Mapping[str, Any]) -> Any:
         """Make the tensor that the receivers of a pack see, and its sender has to use as well."""
+        values = self._widen(arrays)
+        if "b" not in arrays:
+            return values
+        out = torch.zeros(arrays["n"].tolist())
+        if values.numel():
+            put_zeros_in(arrays["b"], values.contiguous().numpy(), out.numpy().reshape(-1))
+        return out
+
+    def _widen(self, arrays: Mapping[str, Any]) -> Any:
         values = torch.from_numpy(arrays["v"])
         if self.kind == "bfloat16":
             return values.view(torch.bfloat16).float()

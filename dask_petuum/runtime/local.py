@@ -38,6 +38,7 @@ class LocalContext:
 
     rank = 0
     n_ranks = 1
+    near = None  # there is no other rank
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.endpoint import Endpoint
 from dask_petuum.runtime.free_loop import Assignment, Done
 from dask_petuum.runtime.local import partition_seed
+from dask_petuum.runtime.near import Near
 from dask_petuum.runtime.program import Record
 from dask_petuum.runtime.rank_run import RankRun
 from dask_petuum.runtime.reporter import Reporter
@@ -81,6 +82,11 @@ class RankContext:
     ) -> None:
         """Send a block's arrays to a partition at another rank; they must not change any more."""
         self._run.outbox.put(rank, partition, (block, stamp, arrays))
+
+    @property
+    def near(self) -> Near | None:
+        """The ranks on this host; None: no memory is shared."""
+        return self._run.near
 
     @property
     def block_bytes(self) -> int:

@@ -17,6 +17,7 @@ from dask_petuum.runtime import config
 from dask_petuum.runtime.endpoint import Endpoint
 from dask_petuum.runtime.kept_parts import KeptParts
 from dask_petuum.runtime.mailbox import Array, Mailbox, decode_arrays, encode_arrays
+from dask_petuum.runtime.near import Near
 from dask_petuum.runtime.outbox import Outbox, Parcel
 from dask_petuum.runtime.owner_service import OwnerService
 from dask_petuum.runtime.reception import Reception
@@ -27,14 +28,13 @@ from dask_petuum.store.layout import plan_layout
 from dask_petuum.store.messages import number_of
 from dask_petuum.store.owner import Owner
 from dask_petuum.store.rank import RankCore
+from dask_petuum.store.statistics import BLOCKS
+from dask_petuum.transport.channel import Channel
 from dask_petuum.transport.dask_comms import DaskTransport, Node
 from dask_petuum.transport.pipes import Pipes
 from dask_petuum.transport.shared import Arena, PeerArena
 
 __all__ = ["RankRun"]
-
-#: Under what name the moving blocks are counted.
-BLOCKS = "__blocks__"
 
 
 class RankRun:
@@ -106,6 +106,9 @@ class RankRun:
         self._node = node
         self._answers: dict[int, dict[tuple[str, int], list[Any]]] = {}
         self._answers_lock = threading.Lock()
+        #: The ranks on this host, once memory is shared; None: it is not.
+        self.near: Near | None = None
+        self._channel = None if self.arena is None else Channel(rank, self.arena)
         self._pipes: Pipes | None = None
         if self.arena is not None and config.uses_pipes():
             self._pipes = Pipes(rank, self.arena, self.reception.take)
@@ -117,10 +120,10 @@ class RankRun:
 
     def describe_memory(self) -> dict[str, Any] | None:
         """What others need to read this rank's arena; None: nothing is shared."""
-        if self.arena is None:
+        if self.arena is None or self._channel is None:
             return None
         pipes = {} if self._pipes is None else self._pipes.describe()
-        return {**self.arena.describe(), **pipes}
+        return {**self.arena.describe(), **self._channel.describe(), **pipes}
 
     def open_memory(self, rank: int, descriptions: list[dict[str, Any] | None]) -> list[int]:
         """Map the arenas of the ranks on this host; return which they are."""
@@ -128,8 +131,8 @@ class RankRun:
         for other, description in enumerate(descriptions):
             if other != rank and description is not None and self.arena is not None:
                 peer = PeerArena.open(description)
-                pipes = self._pipes
-                if peer is not None and (pipes is None or pipes.connect(other, description, peer)):
+                ways = [way for way in (self._channel, self._pipes) if way is not None]
+                if peer is not None and all(way.connect(other, description, peer) for way in ways):
                     self._peers[other] = peer
         return sorted(self._peers)
 
@@ -137,6 +140,10 @@ class RankRun:
         """Use shared memory with the ranks that have opened this one's."""
         readers = {other for other, ranks in enumerate(opened) if rank in ranks}
         self.transport.share(self._peers, readers, self._pipes)
+        if self._channel is not None:
+            is_whole = all(len(ranks) == self._n_ranks - 1 for ranks in opened)
+            near = readers & set(self._peers)
+            self.near = Near(self._channel, near, is_whole, self.endpoint.statistics)
 
     @property
     def block_bytes(self) -> int:
@@ -146,6 +153,8 @@ class RankRun:
     def _interrupt_blocks(self, cause: Exception) -> None:
         self.mailbox.interrupt(cause)
         self.outbox.interrupt(cause)
+        if self._channel is not None:
+            self._channel.interrupt(cause)
 
     def _send(self, rank: int, partition: int, parcel: Parcel) -> None:
         block, stamp, arrays = parcel

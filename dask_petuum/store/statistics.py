@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MAX_CLOCKS", "Statistics", "TableStatistics"]
+__all__ = ["BLOCKS", "MAX_CLOCKS", "Statistics", "TableStatistics"]
 
+#: Under what name moving blocks are counted, which are of no table.
+BLOCKS = "__blocks__"
 #: Clocks whose counts are kept one by one; of earlier ones the sums remain.
 MAX_CLOCKS = 4096
 
@@ -54,7 +56,7 @@ class Statistics:
         self._last = self._sums()
 
     def sent(self, table: str, n_bytes: int, n_rows: int) -> None:
-        """Count what was sent to another rank, of a table or ("__blocks__") of moving blocks."""
+        """Count what was sent to another rank, of a table or (`BLOCKS`) of moving blocks."""
         counts = self.tables.setdefault(table, TableStatistics())
         counts.bytes_out += n_bytes
         counts.rows_out += n_rows

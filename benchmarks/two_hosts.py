@@ -1,0 +1,91 @@
+"""Measuring on two hosts joined by a slow link: our cluster first, then the peer.
+
+The link (``benchmarks/links.py``, needs root) has 200 Mbit/s and 5 ms each way; memory is not
+shared. Both hosts are this machine, so the carrier of frames takes a part of its cores, of either
+side's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from benchmarks.ddp import N_RANKS
+from benchmarks.links import ADDRESSES, DEVICE, Link
+
+__all__ = ["LINK", "MEET", "be", "connect", "measure"]
+
+RATE, DELAY = 200e6, 0.005
+#: The link in words.
+LINK = f"{RATE / 1e6:.0f} Mbit/s and {1000 * DELAY:.0f} ms"
+PORTS = (8786, 29500)
+#: Where the peer's ranks meet.
+MEET = f"tcp://{ADDRESSES[0]}:{PORTS[1]}"
+#: What every process gets: cores are shared by two ranks, memory is not.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "GLOO_SOCKET_IFNAME": DEVICE,
+    "DASK_PETUUM__SHARED_MEMORY": "false",
+}
+
+Measured = dict[str, Any]
+
+
+def measure(module: str, quick: bool) -> tuple[Measured, Measured]:
+    """Let a module measure ours and the peer, in processes on the hosts; see `be`."""
+    with tempfile.TemporaryDirectory() as folder:
+        with Link(RATE, DELAY) as link:
+            start_cluster(link)
+            ours = result(link, 0, module, "ours", Path(folder), quick)
+        with Link(RATE, DELAY) as link:
+            start(link, 1, module, "1", f"{folder}/1", str(int(quick)))
+            theirs = result(link, 0, module, "0", Path(folder), quick)
+    return ours, theirs
+
+
+def be(ours: Callable[[bool], Measured], theirs: Callable[[int, bool], Measured]) -> None:
+    """Be one of the processes: ours, with the client, or a rank of the peer."""
+    role, target, quick = sys.argv[1], Path(sys.argv[2]), bool(int(sys.argv[3]))
+    out = ours(quick) if role == "ours" else theirs(int(role), quick)
+    target.write_text(json.dumps(out), encoding="utf-8")
+
+
+def connect() -> Client:
+    """A client of the cluster, once both workers are there."""
+    client = Client(f"tcp://{ADDRESSES[0]}:{PORTS[0]}")
+    client.wait_for_workers(N_RANKS, timeout=60)
+    return client
+
+
+def start_cluster(link: Link) -> None:
+    """Start a scheduler on the first host, and a worker of one thread on each."""
+    port, module = str(PORTS[0]), "distributed.cli.dask_"
+    words = ("--host", ADDRESSES[0], "--port", port, "--no-dashboard")
+    start(link, 0, f"{module}scheduler", *words)
+    for host, address in enumerate(ADDRESSES):
+        options = ("--host", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+        start(link, host, f"{module}worker", f"tcp://{ADDRESSES[0]}:{port}", *options)
+
+
+def start(link: Link, host: int, module: str, *words: str) -> Any:
+    """Start a Python module on a host."""
+    paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    env = {**ENVIRONMENT, "PYTHONPATH": paths, "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "warning"}
+    return link.start(host, [sys.executable, "-W", "ignore", "-m", module, *words], env)
+
+
+def result(link: Link, host: int, module: str, role: str, folder: Path, quick: bool) -> Measured:
+    """Run a module on a host; what it has measured."""
+    target = folder / role
+    process = start(link, host, module, role, str(target), str(int(quick)))
+    if process.wait() != 0:
+        raise RuntimeError(f"{role} ended with {process.returncode}: see above")
+    out: Measured = json.loads(target.read_text(encoding="utf-8"))
+    return out

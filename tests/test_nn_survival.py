@@ -1,0 +1,117 @@
+"""A network whose worker is killed in the middle ends with the weights of an undisturbed fit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import cloudpickle
+import dask
+import numpy as np
+import pytest
+import torch
+from conftest import PATIENCE
+from distributed import get_worker
+from nn_modules import in_chunks, make_rows
+
+from dask_petuum.nn import NeuralNetClassifier
+
+pytestmark = pytest.mark.timeout(300)
+
+N_PARTITIONS, N_PASSES = 4, 20
+#: Forward passes of a rank's module before it kills its worker: it does in the fifth pass.
+AFTER = 90
+
+
+class Deadly(torch.nn.Module):
+    """A perceptron with dropout; the first copy that comes so far kills its process, once.
+
+    It waits for a checkpoint, without which the fit would begin again.
+
+    Parameters
+    ----------
+    flag
+        A file that says that it has been done.
+    """
+
+    def __init__(self, flag):
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Linear(20, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Dropout()
+        )
+        self.head = torch.nn.Linear(32, 4)
+        self.flag = flag
+        self.n_calls = 0
+
+    def forward(self, rows):
+        self.n_calls += self.training
+        if self.n_calls >= AFTER and not os.path.exists(self.flag) and has_checkpoint():
+            os.close(os.open(self.flag, os.O_CREAT | os.O_EXCL))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.head(self.body(rows))
+
+
+def has_checkpoint():
+    """Whether a checkpoint of the run on this worker is complete."""
+    runs = get_worker().plugins["petuum"]._runs
+    return any(run.kept_clock > 1 for run in runs.values())
+
+
+@pytest.fixture(scope="module")
+def client():
+    """A client of two workers that a test may kill; their nannies start others."""
+    from distributed import Client, LocalCluster
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as connected,
+    ):
+        yield connected
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def fit(client, flag, **more):
+    client.wait_for_workers(2, timeout=PATIENCE)
+    model = NeuralNetClassifier(
+        Deadly,
+        module__flag=str(flag),
+        optimizer="AdamW",
+        lr=0.01,
+        lr_scheduler="ExponentialLR",
+        lr_scheduler__gamma=0.9,
+        batch_size=16,
+        max_epochs=N_PASSES,
+        random_state=0,
+        **more,
+    )
+    model.client = client
+    with dask.config.set({"petuum.checkpoint.clocks": 2}):
+        return model.fit(*in_chunks(*make_rows(), N_PARTITIONS))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"early_stopping": True, "n_iter_no_change": N_PASSES, "sufficient_factors": True},
+        {"local_steps": 5, "outer_lr": 0.7, "outer_momentum": 0.9},
+    ],
+    ids=str,
+)
+def test_a_fit_goes_on_after_kill_9(client, tmp_path, caplog, more):
+    """With its optimiser, its learning rate, its place in the data, its seeds and best weights."""
+    (tmp_path / "never").touch()
+    undisturbed = fit(client, tmp_path / "never", **more)
+    before = client.run(os.getpid)
+    model = fit(client, tmp_path / "killed", **more)
+    client.wait_for_workers(2, timeout=PATIENCE)
+    assert len(set(before.values()) - set(client.run(os.getpid).values())) == 1
+    assert "the fit goes on from the checkpoint at clock" in caplog.text
+    assert len(model.history_) == len(undisturbed.history_)
+    for one, other in zip(model.history_, undisturbed.history_, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    for name, values in undisturbed.weights_.items():
+        np.testing.assert_allclose(model.weights_[name], values, atol=1e-5, err_msg=name)

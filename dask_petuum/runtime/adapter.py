@@ -35,6 +35,7 @@ __all__ = [
     "cast_to_workers",
     "every",
     "give_up_worker",
+    "is_closing",
     "last_seen",
     "leaves",
     "on_loop",
@@ -197,6 +198,11 @@ async def give_up_worker(scheduler: Any, address: str, reason: str) -> None:
 def leaves(worker_state: Any) -> bool:
     """Whether a worker has been told to retire."""
     return bool(worker_state.status == Status.closing_gracefully)
+
+
+def is_closing(worker: Any) -> bool:
+    """Whether a worker's process is about to end."""
+    return bool(worker.status in (Status.closing, Status.closing_gracefully, Status.closed))
 
 
 def task_error(scheduler: Any, key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from dask_petuum.checkpoint.ledger import Ledger
@@ -74,6 +74,10 @@ class CheckpointDesk:
     def is_complete(self, fit_id: str, run_id: str, clock: int) -> bool:
         """Whether a checkpoint, or a later one of its run, is complete."""
         return self._ledger.is_complete(fit_id, run_id, clock)
+
+    def is_held(self, fit_id: str, workers: Collection[str]) -> bool:
+        """Whether some workers, or files, have every part of a fit's last checkpoint."""
+        return self._ledger.is_held(fit_id, workers)
 
     async def checkpoint(self, fit_id: str) -> dict[str, Any]:
         """Tell a fit's newest checkpoint that is complete, or None, and which workers are there."""

@@ -22,6 +22,7 @@ from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board, Failure
 from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
 from dask_petuum.runtime.free_loop import make_tasks
+from dask_petuum.runtime.handover import Handover
 from dask_petuum.runtime.lease import Leases
 from dask_petuum.runtime.roster import Roster
 from dask_petuum.runtime.spec import rank_of_task
@@ -63,6 +64,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._desk = CheckpointDesk(scheduler, self._armed)
         self._silent: set[str] = set()
         self._heard = asyncio.Event()
+        self._handover = Handover(scheduler, self._armed, self._desk, self._boards)
+        self._restore = adapter.around_retirement(scheduler, self._handover.wait)
         self._leases = Leases(scheduler, pause=4 * LOOK_SECONDS)
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_hello": self.hello,
@@ -104,6 +107,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "version": version(),
             "workers": dict(self._roster.versions),
             "there": list(self._scheduler.workers),
+            "leaving": self._handover.leaving,
             "returning": self._roster.n_returning(time()),
             "fits": self._desk.fits,
             "runs": {
@@ -237,9 +241,13 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             return {"status": "gone", "text": f"there is no run {run_id}"}
         if len(board.records) <= since and not board.ended:
             await self._wait(run_id, POLL_SECONDS)
-        workers, armed = self._scheduler.workers, self._armed()
-        leaving = [address for address in armed if adapter.leaves(workers[address])]
-        return {"status": "OK", **board.view(since), "workers": armed, "leaving": leaving}
+        return {
+            "status": "OK",
+            **board.view(since),
+            "workers": self._armed(),
+            "leaving": self._handover.leaving,
+            "exposed": not self._desk.is_held(board.fit_id or "", self._handover.staying),
+        }
 
     async def stop(self, run_id: str, hard: bool) -> dict[str, Any]:
         """Let all ranks end: at a common clock, or (hard) wherever they wait."""
@@ -277,6 +285,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         sends no more is the last.
         """
         self._watching.stop()
+        self._restore()
         for run_id in list(self._boards):
             await self.close_run(run_id)
         for fit_id in self._desk.fits:
@@ -331,9 +340,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     def restart(self, scheduler: Scheduler) -> None:
         """End all runs: who restarts a cluster does not want them to go on."""
         for run_id in list(self._boards):
-            self._fail(
-                run_id, Failure("interrupt", -1, f"the cluster of run {run_id} was restarted")
-            )
+            text = f"the cluster of run {run_id} was restarted"
+            self._fail(run_id, Failure("interrupt", -1, text))
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """End and forget the runs of a client that is gone."""
@@ -378,10 +386,9 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
 
     def _notify(self, run_id: str) -> None:
         """Wake everybody who waits for news of a run."""
-        event = self._changed.get(run_id)
-        if event is not None:
+        if run_id in self._changed:
+            self._changed[run_id].set()
             self._changed[run_id] = asyncio.Event()
-            event.set()
 
     async def _wait(self, run_id: str, timeout: float | None) -> None:
         event = self._changed.get(run_id)

@@ -12,8 +12,8 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:
 	@echo "make demo          topics in the documentation of scientific Python, on this machine"
 	@echo "make demo-cluster  the same on a Dask cluster of two worker processes"
-	@echo "make test          all tests but the battery, in JOBS=2 processes"
-	@echo "make battery       schedules of faults on real worker processes: some minutes"
+	@echo "make test          all tests, in JOBS=2 processes"
+	@echo "make battery       only the schedules of faults on real worker processes"
 	@echo "make soak          SCHEDULES=200000 of the simulator, then random faults for MINUTES=60, with a report"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         all benchmarks beside their peers, as one table (QUICK=1: small ones)"

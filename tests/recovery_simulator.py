@@ -110,7 +110,7 @@ class SlowKeeper(_Keeper):
     """A keeper whose report is a message under way."""
 
     def __init__(self, world: World, keeping: Keeping, address: str, rank: int) -> None:
-        super().__init__(world.workers[address], keeping, rank)
+        super().__init__(world.workers[address], keeping, rank, world.node(address))
         self._folder = world.folder
         self._world = world
 
@@ -130,7 +130,7 @@ class World:
         self.later: list[Callable[[], None]] = []
         self.strays: list[Callable[[], None]] = []
         self._casts: dict[str, list] = {}
-        self.desk = CheckpointDesk(self, self.workers)
+        self.desk = CheckpointDesk(self, lambda: list(self.workers))
         self.desk.begin(FIT, "client")
         self.board: Board | None = None
         self.n_started = 0
@@ -143,9 +143,12 @@ class World:
         """Start a worker; return its address."""
         address = f"w{self.n_started}"
         self.n_started += 1
-        node = SimpleNamespace(wrap=np.copy, call=partial(self._call, address))
-        self.workers[address] = KeptParts(address, node, lambda reply: reply, None)
+        self.workers[address] = KeptParts(address, self.node(address), lambda reply: reply, None)
         return address
+
+    def node(self, address: str) -> SimpleNamespace:
+        """A worker's way to the others."""
+        return SimpleNamespace(wrap=np.copy, call=partial(self._call, address))
 
     def kill(self, address: str) -> None:
         """Let a worker vanish, with its vault."""

@@ -79,13 +79,13 @@ def test_a_lone_worker_is_said_to_be_one():
 def test_only_a_single_rank_does_without_a_copy(error):
     """The worker that has it has no rank, and may leave; among several ranks the run is lost."""
 
-    def fail(address, key, arrays):
+    def fail(address, key, arrays, node):
         raise error
 
     kept = SimpleNamespace(address="a", vault=Vault(), copy_to=fail)
     key, part = PartKey("fit", "run", 5, 0), SavedPart(0, {})
-    saved = _Keeper(kept, Keeping("fit", ("b",)), 0).keep(key, part, {"run/0/x": np.ones(3)})
+    saved = _Keeper(kept, Keeping("fit", ("b",)), 0, None).keep(key, part, {"run/0/x": np.ones(3)})
     assert saved.holders == ("a",)
     assert kept.vault.keys == [key]
     with pytest.raises(type(error)):
-        _Keeper(kept, Keeping("fit", ("b", "a")), 0).keep(key, part, {})
+        _Keeper(kept, Keeping("fit", ("b", "a")), 0, None).keep(key, part, {})

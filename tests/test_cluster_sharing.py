@@ -62,7 +62,7 @@ def scheduler_resources(dask_scheduler):
         "handlers": len(dask_scheduler.handlers) + len(dask_scheduler.stream_handlers),
         "boards": len(plugin._boards),
         "events": len(plugin._changed),
-        "workers": len(plugin._workers),
+        "workers": len(plugin._roster.versions),
         "tasks": len(dask_scheduler.tasks),
     }
 

@@ -47,6 +47,15 @@ def test_nothing_new_changes_nothing():
     assert run.n_saves == 0
 
 
+def test_a_checkpoint_that_would_leave_with_workers_is_made_anew():
+    run, members = Run(), Membership(Placed(), can_save=True)
+    members.look(run, news(exposed=True))
+    members.look(run, news(exposed=True))
+    assert run.n_saves == 1, "and again, where it does not come"
+    members.look(run, news(exposed=False, saved_clock=4))
+    assert run.n_saves == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "leaving", "why"),
     [

@@ -102,6 +102,46 @@ def test_calls_of_a_peer_without_a_sign_of_life_end_with_their_cause(lives):
     asyncio.run(main())
 
 
+def test_calls_of_a_worker_that_is_gone_end_until_it_is_back():
+    async def main():
+        peer = Peer(lives=True)
+        call = asyncio.ensure_future(peer.reach.call("a", peer.owe()))
+        other = asyncio.ensure_future(peer.reach.call("b", asyncio.sleep(0, "answer")))
+        await asyncio.sleep(0)
+        peer.reach.lose("a")
+        with pytest.raises(TransportError, match="worker a is gone") as caught:
+            await call
+        assert caught.value.final
+        assert await other == "answer"
+        with pytest.raises(TransportError, match="worker a is gone"):
+            await peer.reach.call("a", peer.owe())
+        peer.reach.find("a")
+        assert await peer.reach.call("a", asyncio.sleep(0, "back")) == "back"
+        assert len(asyncio.all_tasks()) == 1, "nothing is left behind"
+
+    asyncio.run(main())
+
+
+def test_calls_of_a_run_that_is_over_end():
+    async def main():
+        peer = Peer(lives=True)
+        over = asyncio.ensure_future(peer.reach.call("a", peer.owe(), "run 1"))
+        await settle()
+        first = peer.answer
+        others = asyncio.ensure_future(peer.reach.call("a", peer.owe(), "run 2"))
+        await settle()
+        peer.reach.end("run 1")
+        with pytest.raises(TransportError, match="run 1 is over") as caught:
+            await over
+        assert caught.value.final
+        await settle()
+        assert first.cancelled()
+        peer.answer.set_result("answer")
+        assert await others == "answer"
+
+    asyncio.run(main())
+
+
 def test_a_machine_that_slept_ends_no_call():
     async def main():
         peer = Peer(lives=False)

@@ -5,7 +5,7 @@ A checkpoint counts when every rank of its run has reported its part; then the o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,14 @@ class Ledger:
         """The last complete checkpoint of a fit."""
         fit = self._fits.get(fit_id)
         return None if fit is None else fit.newest
+
+    def is_held(self, fit_id: str, workers: Collection[str]) -> bool:
+        """Whether some workers, or files, have every part of a fit's last checkpoint."""
+        newest = self.newest(fit_id)
+        if newest is None:
+            return True
+        parts = map(SavedPart.from_dict, newest["parts"])
+        return all(part.file is not None or set(part.holders) & set(workers) for part in parts)
 
     def forget(self, fit_id: str) -> bool:
         """Drop a fit; False where it was not known."""

@@ -59,7 +59,7 @@ class Saver:
         self._cuts: dict[int, dict[str, Array]] = {}
         self._n_under_way = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="petuum-saver")
-        self._closed = False
+        self._closed = self._is_given_up = False
         #: Whether the last part could not be saved.
         self.has_failed = False
 
@@ -87,8 +87,8 @@ class Saver:
         self._save_if_complete(cut.clock)
 
     def close(self) -> None:
-        """Save no more; what is being saved is finished in the background."""
-        self._closed = True
+        """Save no more: the run is over, and nobody needs what is being saved."""
+        self._closed = self._is_given_up = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def wait(self) -> None:
@@ -113,7 +113,9 @@ class Saver:
             self.has_failed = False
         except Exception as error:  # noqa: BLE001 - whatever a file system raises; see above
             self.has_failed = True
-            logger.warning("Checkpoint at clock %d: rank %d could not save: %r", clock, rank, error)
+            level = logging.INFO if self._is_given_up else logging.WARNING
+            text = "Checkpoint at clock %d: rank %d could not save: %r"
+            logger.log(level, text, clock, rank, error)
         finally:
             with self._lock:
                 self._n_under_way -= 1

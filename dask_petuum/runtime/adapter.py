@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from dask_petuum.exceptions import TransportError
 __all__ = [
     "add_handlers",
     "after",
+    "around_retirement",
     "ask_for_life",
     "ask_scheduler",
     "broadcast",
@@ -36,6 +38,7 @@ __all__ = [
     "cast_to_workers",
     "every",
     "give_up_worker",
+    "is_closing",
     "last_seen",
     "leaves",
     "on_loop",
@@ -161,6 +164,37 @@ def cast_to_workers(
     scheduler.send_all({}, {address: [{"op": operation, **message}] for address in addresses})
 
 
+def around_retirement(
+    scheduler: Any, waiting: Callable[[list[str]], AbstractAsyncContextManager[None]]
+) -> Callable[[], None]:
+    """Retire workers that are asked for by name or address within a context; undo: the result.
+
+    `LocalCluster.scale` asks for them by name, as addresses, and Dask finds none (2026.8).
+    """
+    retire = scheduler.handlers["retire_workers"]
+
+    async def retire_in_context(
+        workers: Sequence[Any] | None = None, names: Sequence[Any] | None = None, **options: Any
+    ) -> Any:
+        asked = {str(name) for name in (*(workers or ()), *(names or ()))}
+        found = [
+            address
+            for address, state in scheduler.workers.items()
+            if address in asked or str(state.name) in asked
+        ]
+        if not found:
+            return await retire(workers=workers, names=names, **options)
+        async with waiting(found):
+            return await retire(workers=found, **options)
+
+    def undo() -> None:
+        if scheduler.handlers.get("retire_workers") is retire_in_context:
+            scheduler.handlers["retire_workers"] = retire
+
+    scheduler.handlers["retire_workers"] = retire_in_context
+    return undo
+
+
 async def broadcast(
     scheduler: Any, addresses: Iterable[str], operation: str, **message: Any
 ) -> dict[str, Any]:
@@ -216,6 +250,11 @@ async def give_up_worker(scheduler: Any, address: str, reason: str) -> None:
 def leaves(worker_state: Any) -> bool:
     """Whether a worker has been told to retire."""
     return bool(worker_state.status == Status.closing_gracefully)
+
+
+def is_closing(worker: Any) -> bool:
+    """Whether a worker's process is about to end."""
+    return bool(worker.status in (Status.closing, Status.closing_gracefully, Status.closed))
 
 
 def task_error(scheduler: Any, key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from dask_petuum.checkpoint.ledger import Ledger
@@ -27,12 +27,12 @@ class CheckpointDesk:
     scheduler
         To reach the workers.
     armed
-        Those that have the plugin: a message to others would cost them their connection.
+        Tells those that have the plugin: a message to others would cost them their connection.
     """
 
     # The mutable state is the ledger's.
 
-    def __init__(self, scheduler: Any, armed: Collection[str]) -> None:
+    def __init__(self, scheduler: Any, armed: Callable[[], list[str]]) -> None:
         self._scheduler = scheduler
         self._armed = armed
         self._ledger = Ledger()
@@ -63,7 +63,7 @@ class CheckpointDesk:
         board.saved_clock = clock
         adapter.cast_to_workers(
             self._scheduler,
-            self._reached(),
+            self._armed(),
             "petuum-complete",
             fit_id=fit_id,
             run_id=run_id,
@@ -75,6 +75,10 @@ class CheckpointDesk:
         """Whether a checkpoint, or a later one of its run, is complete."""
         return self._ledger.is_complete(fit_id, run_id, clock)
 
+    def is_held(self, fit_id: str, workers: Collection[str]) -> bool:
+        """Whether some workers, or files, have every part of a fit's last checkpoint."""
+        return self._ledger.is_held(fit_id, workers)
+
     async def checkpoint(self, fit_id: str) -> dict[str, Any]:
         """Tell a fit's newest checkpoint that is complete, or None, and which workers are there."""
         there = list(self._scheduler.workers)
@@ -84,13 +88,10 @@ class CheckpointDesk:
         """Drop a fit's checkpoints, here and on all workers."""
         if self._ledger.forget(fit_id):
             telling = adapter.broadcast(
-                self._scheduler, self._reached(), "petuum_forget", fit_ids=[fit_id]
+                self._scheduler, self._armed(), "petuum_forget", fit_ids=[fit_id]
             )
             try:
                 await asyncio.wait_for(telling, FORGET_SECONDS)
             except TimeoutError:
                 logger.warning("A worker does not answer; it may keep checkpoints of %s", fit_id)
         return {"status": "OK"}
-
-    def _reached(self) -> list[str]:
-        return [address for address in self._armed if address in self._scheduler.workers]

@@ -33,11 +33,9 @@ def put_pieces(client: Client, pieces: Sequence[Any], addresses: Sequence[str]) 
         What computing a piece raised.
     """
     lazy = [index for index, piece in enumerate(pieces) if hasattr(piece, "dask")]
-    # Preferred, not demanded: tasks keep such a demand, and a piece that is computed again when all
-    # of these workers are gone would wait for them for ever.
-    computed = client.compute(
-        [pieces[index] for index in lazy], workers=list(addresses), allow_other_workers=True
-    )
+    # Wherever Dask likes: tasks keep a demand for workers, even a loose one, and a piece that is to
+    # be computed again when all of these were lost at once would wait for them for ever.
+    computed = client.compute([pieces[index] for index in lazy])
     futures = dict(zip(lazy, computed, strict=True))
     for index, piece in enumerate(pieces):
         if isinstance(piece, Future):

@@ -163,7 +163,7 @@ class ClusterFit:
         """Where this epoch's checkpoints go; None: nowhere."""
         if not self._program.resumable or (not saves and self._saved is None):
             return None
-        others = [a for a in self._armed() if a not in addresses]
+        others = [a for a in self._staying() if a not in addresses]
         ring = [*addresses, *others[:1]] if len(addresses) == 1 else list(addresses)
         buddies = tuple(ring[(rank + 1) % len(ring)] for rank in range(len(addresses)))
         if len(ring) == 1:
@@ -262,8 +262,9 @@ class ClusterFit:
         )
         return status
 
-    def _armed(self) -> list[str]:
-        return sorted(self._status()["workers"])
+    def _staying(self) -> list[str]:
+        status = self._status()
+        return sorted(set(status["workers"]) - set(status["leaving"]))
 
     def _forget(self) -> None:
         """Let the workers drop the fit's checkpoints."""

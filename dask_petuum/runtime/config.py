@@ -9,6 +9,7 @@ from dask.utils import parse_timedelta
 from dask_petuum.config import get
 
 __all__ = [
+    "handover_seconds",
     "lease_seconds",
     "save_clocks",
     "save_seconds",
@@ -26,6 +27,11 @@ def uses_pipes() -> bool:
 def shares_memory() -> bool:
     """Whether ranks of one host may share memory: ``petuum.shared-memory``, on Linux."""
     return bool(get("shared-memory")) and sys.platform == "linux"
+
+
+def handover_seconds() -> float:
+    """How long a retirement waits for fits: ``petuum.recovery.handover``, seconds."""
+    return _seconds("recovery.handover", 0.0)
 
 
 def lease_seconds() -> float:

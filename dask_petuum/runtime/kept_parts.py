@@ -61,10 +61,10 @@ class KeptParts:
     def __repr__(self) -> str:
         return f"<KeptParts at {self.address}: {self.vault!r}>"
 
-    def keeper(self, spec: RunSpec, rank: int) -> Keeper:
-        """Make a rank's keeper."""
+    def keeper(self, spec: RunSpec, rank: int, node: Node) -> Keeper:
+        """Make a rank's keeper, whose calls end with the run's node."""
         assert spec.keeping is not None
-        return _Keeper(self, spec.keeping, rank)
+        return _Keeper(self, spec.keeping, rank, node)
 
     def open(self, spec: RunSpec) -> Saved:
         """Open the checkpoint that a run goes on from."""
@@ -95,7 +95,7 @@ class KeptParts:
         piece = flat[offset : offset + PIECE_BYTES]
         return pack({"status": "OK", "piece": piece}, self._node.wrap)
 
-    def copy_to(self, address: str, key: PartKey, arrays: Mapping[str, Array]) -> None:
+    def copy_to(self, address: str, key: PartKey, arrays: Mapping[str, Array], node: Node) -> None:
         """Send a part to another worker, which keeps it."""
         for name, array in arrays.items():
             flat = _bytes_of(array)
@@ -103,7 +103,7 @@ class KeptParts:
             for offset in range(0, max(flat.size, 1), PIECE_BYTES):
                 piece = flat[offset : offset + PIECE_BYTES]
                 message = pack({**head, "offset": offset, "piece": piece}, self._node.wrap)
-                self._call(address, "petuum_keep", message)
+                self._call(address, "petuum_keep", message, node)
 
     def report(self, key: PartKey, part: SavedPart) -> dict[str, Any]:
         """Tell the scheduler of a part; returns when the checkpoint is complete, or will not be."""
@@ -146,17 +146,17 @@ class KeptParts:
         flat = _bytes_of(array)
         for offset in range(0, max(flat.size, 1), PIECE_BYTES):
             message = {**_fields(key), "name": name, "offset": offset}
-            piece = self._call(address, "petuum_kept", message)["piece"]
+            piece = self._call(address, "petuum_kept", message, self._node)["piece"]
             if piece.size != min(PIECE_BYTES, flat.size - offset):
                 raise CheckpointError(f"{name!r} of {key} at {address} has another size")
             flat[offset : offset + piece.size] = piece
         return array
 
-    def _call(self, address: str, operation: str, message: Any) -> Mapping[str, Any]:
+    def _call(self, address: str, operation: str, message: Any, node: Node) -> Mapping[str, Any]:
         """Call another worker; again where a connection breaks: pieces may come twice."""
         for left in reversed(range(TRIES)):
             try:
-                reply: Mapping[str, Any] = self._wait(self._node.call(address, operation, message))
+                reply: Mapping[str, Any] = self._wait(node.call(address, operation, message))
                 break
             except TransportError as error:
                 if error.final or not left:
@@ -170,8 +170,9 @@ class KeptParts:
 class _Keeper:
     """Keeps one rank's parts: here, at another worker, and in a file where there is a URL."""
 
-    def __init__(self, kept: KeptParts, keeping: Keeping, rank: int) -> None:
+    def __init__(self, kept: KeptParts, keeping: Keeping, rank: int, node: Node) -> None:
         self._kept = kept
+        self._node = node
         self._keeping = keeping
         self._buddy = keeping.buddies[rank] if keeping.buddies else ""
         self._folder = None if keeping.url is None else CheckpointFolder(keeping.url)
@@ -190,7 +191,7 @@ class _Keeper:
         the run goes on then, and what it keeps has no copy.
         """
         try:
-            self._kept.copy_to(self._buddy, key, arrays)
+            self._kept.copy_to(self._buddy, key, arrays, self._node)
         except (CheckpointError, TransportError) as error:
             if len(self._keeping.buddies) > 1:
                 raise

@@ -11,7 +11,7 @@ machine was paused, all workers look silent, and none is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from dask_petuum.runtime import adapter, config
@@ -42,12 +42,14 @@ class Leases:
     def __repr__(self) -> str:
         return f"<Leases: {self._silence}, given up {sorted(self._given_up)}>"
 
-    def look(self, addresses: Iterable[str], now: float) -> None:
-        """Look at some workers, seconds since the epoch."""
+    def look(self, addresses: Iterable[str], needed: Collection[str], now: float) -> None:
+        """Look at some workers, seconds since the epoch; give up none but those that are needed."""
         heard = {address: adapter.last_seen(self._scheduler, address) for address in addresses}
         seen = {address: last for address, last in heard.items() if last is not None}
         for address, silent in self._silence.look(seen, now).items():
-            if silent > config.lease_seconds() and address not in self._given_up:
+            if address not in needed or address in self._given_up:
+                continue
+            if silent > config.lease_seconds():
                 logger.warning("Worker %s was silent for %.1f s: it is given up", address, silent)
                 self._given_up.add(address)
                 adapter.soon(self._scheduler, self._give_up, address)

@@ -20,6 +20,8 @@ __all__ = ["Membership", "Reform"]
 #: Seconds and clocks of an epoch before ranks are compared.
 WATCH_SECONDS = 3.0
 WATCH_CLOCKS = 5
+#: Time between two requests for a checkpoint that does not lie with workers that leave, seconds.
+ASK_SECONDS = 2.0
 #: The longest time of a rank must fall to this share by moving partitions.
 WORTH_MOVING = 0.8
 
@@ -69,8 +71,8 @@ class Membership:
         Whether the run has checkpoints: without, its members stay.
     """
 
-    # The mutable state is why members are to change, since which checkpoint, and since when the
-    # epoch has been watched.
+    # The mutable state is why members are to change, since which checkpoint, since when the epoch
+    # has been watched, and when a checkpoint was asked for.
 
     def __init__(self, placed: Placed, can_save: bool) -> None:
         self._placed = placed
@@ -78,6 +80,7 @@ class Membership:
         self._wish: Reform | None = None
         self._saved_before = -1
         self._since: tuple[float, list[int], list[float]] | None = None
+        self._asked: float | None = None
 
     def look(self, run: Saving, news: Mapping[str, Any]) -> None:
         """Take in what is new.
@@ -96,6 +99,15 @@ class Membership:
             run.request_save()
         elif self._wish is not None and news["saved_clock"] > self._saved_before:
             raise wish or self._wish
+        elif self._wish is None and news.get("exposed"):
+            self._ask_again(run)
+
+    def _ask_again(self, run: Saving) -> None:
+        """Ask for a checkpoint, from time to time."""
+        now = time.monotonic()
+        if self._asked is None or now - self._asked > ASK_SECONDS:
+            self._asked = now
+            run.request_save()
 
     def _leaving(self, news: Mapping[str, Any]) -> Reform | None:
         leaving = [address for address in self._placed.addresses if address in news["leaving"]]

@@ -86,7 +86,7 @@ class RankRun:
         self.service = OwnerService(self.owner)
         self.saver: Saver | None = None
         if spec.keeping is not None and kept is not None:
-            keeper = kept.keeper(spec, rank)
+            keeper = kept.keeper(spec, rank, node)
             self.saver = Saver(spec.keeping.fit_id, spec.run_id, rank, keeper)
             self.service.on_cut = self.saver.put_cut
         #: Whether the client asked for a checkpoint by now, and the last that is complete.
@@ -100,7 +100,7 @@ class RankRun:
         self.shelf = Shelf()
         self.outbox = Outbox(self._send)
         self.endpoint.on_delivered = self.outbox.taken
-        self.endpoint.on_failure = self._interrupt_blocks
+        self.endpoint.on_failure = self._interrupt
         self.endpoint.on_fetched = self._arrived
         self.reception = Reception(self, pool)
         self._node = node
@@ -150,11 +150,14 @@ class RankRun:
         """Bytes of blocks that wait here, for this rank to take them or to be sent."""
         return self.outbox.nbytes + self.mailbox.nbytes
 
-    def _interrupt_blocks(self, cause: Exception) -> None:
+    def _interrupt(self, cause: Exception) -> None:
         self.mailbox.interrupt(cause)
         self.outbox.interrupt(cause)
         if self._channel is not None:
             self._channel.interrupt(cause)
+        if self.saver is not None:
+            self.saver.close()
+        self._node.close()
 
     def _send(self, rank: int, partition: int, parcel: Parcel) -> None:
         block, stamp, arrays = parcel
@@ -236,5 +239,6 @@ class RankRun:
         self.outbox.close()
         with self._answers_lock:
             self._answers.clear()
+        self._node.close()
         if self._pipes is not None:
             self._node.unwatch(self._pipes.source, self._pipes.close)

@@ -141,8 +141,8 @@ def visit(
 class _Ring:
     """Where this rank's blocks are: here for one of its partitions, or sent on.
 
-    The mutable state is `_here`: arrays by (block, stamp). A stamp names a visit of a block: how
-    many there were before it, so that it rises from visit to visit.
+    The mutable state is `_here`: arrays by (block, stamp), and `_n_bytes`. A stamp names a visit of
+    a block: how many there were before it, so that it rises from visit to visit.
     """
 
     def __init__(
@@ -157,22 +157,30 @@ class _Ring:
         n_own = sum(rank == ctx.rank for rank in homes)
         self._share = -(-len(specs) * n_own // len(homes))
         self._here: dict[tuple[int, int], dict[str, Array]] = {}
+        self._n_bytes = 0  # of those that are here: a sum over all, in each visit, takes longer
         #: The most bytes of blocks that were at this rank at a time.
         self.peak = 0
         for block, spec in enumerate(specs):
             first = rotation.home(block, self.n_blocks, len(homes))
             if homes[first] == ctx.rank:
                 key = block, self._stamp(block, first, number)
-                self._here[key] = begin_block(ctx, block, spec)
+                self._put(key, begin_block(ctx, block, spec))
 
     def take(self, block: int, partition: int, number: int) -> dict[str, Array]:
         """Take the block for a partition's visit in a pass."""
         key = block, self._stamp(block, partition, number)
         values = self._here.pop(key, None)
-        values = self._received(*key) if values is None else values
-        held = _nbytes(values) + sum(map(_nbytes, self._here.values()))
+        if values is None:
+            values = self._received(*key)
+        else:
+            self._n_bytes -= _nbytes(values)
+        held = _nbytes(values) + self._n_bytes
         self.peak = max(self.peak, held + self._ctx.block_bytes)
         return values
+
+    def _put(self, key: tuple[int, int], values: dict[str, Array]) -> None:
+        self._here[key] = values
+        self._n_bytes += _nbytes(values)
 
     def _stamp(self, block: int, partition: int, number: int) -> int:
         n = len(self._homes)
@@ -191,7 +199,7 @@ class _Ring:
         following = rotation.next_holder(partition, len(self._homes))
         stamp = self._stamp(block, partition, number) + 1
         if self._homes[following] == self._ctx.rank:
-            self._here[block, stamp] = values
+            self._put((block, stamp), values)
         else:
             self._ctx.send_block(self._homes[following], following, block, stamp, values)
 
@@ -204,7 +212,7 @@ class _Ring:
             if self._homes[first] == self._ctx.rank:
                 out[block] = self.take(block, first, number)
                 if keep:
-                    self._here[block, self._stamp(block, first, number)] = out[block]
+                    self._put((block, self._stamp(block, first, number)), out[block])
         return out
 
 

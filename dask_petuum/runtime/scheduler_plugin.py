@@ -22,7 +22,9 @@ from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board, Failure
 from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
 from dask_petuum.runtime.free_loop import make_tasks
+from dask_petuum.runtime.handover import Handover
 from dask_petuum.runtime.lease import Leases
+from dask_petuum.runtime.roster import Roster
 from dask_petuum.runtime.spec import rank_of_task
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 
@@ -37,8 +39,6 @@ POLL_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 #: Time between two looks for workers that are silent, seconds.
 LOOK_SECONDS = 0.5
-#: For how long a nanny is expected to start another worker, seconds.
-RETURN_SECONDS = 30.0
 
 
 class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
@@ -53,20 +53,19 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     def __init__(self) -> None:
         self._boards: dict[str, Board] = {}
         self._changed: dict[str, asyncio.Event] = {}
-        self._workers: dict[str, str] = {}
-        self._nannies: set[str] = set()
-        #: Workers that were lost and whose nannies start others: address, and when it was lost.
-        self._returning: dict[str, float] = {}
+        self._roster = Roster()
 
     def __repr__(self) -> str:
-        return f"<PetuumScheduler {version()}: workers {len(self._workers)}, runs {self._boards}>"
+        return f"<PetuumScheduler {version()}: {self._roster!r}, runs {self._boards}>"
 
     async def start(self, scheduler: Scheduler) -> None:
         """Add the handlers."""
         self._scheduler = scheduler
-        self._desk = CheckpointDesk(scheduler, self._workers)
+        self._desk = CheckpointDesk(scheduler, self._armed)
         self._silent: set[str] = set()
         self._heard = asyncio.Event()
+        self._handover = Handover(scheduler, self._armed, self._desk, self._boards)
+        self._restore = adapter.around_retirement(scheduler, self._handover.wait)
         self._leases = Leases(scheduler, pause=4 * LOOK_SECONDS)
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_hello": self.hello,
@@ -88,17 +87,15 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._casts: dict[str, Callable[..., Any]] = {
             "petuum-clock": self.report,
             "petuum-silent": self.note_silence,
+            "petuum-leaves": self.note_leave,
         }
         adapter.add_handlers(scheduler, self._calls, self._casts)
         self._watching = adapter.every(scheduler, LOOK_SECONDS, self._look)
 
     async def hello(self, address: str, version: str, nanny: bool = False) -> dict[str, Any]:
         """Note an armed worker and its version."""
-        self._workers[address] = version
-        if nanny:
-            self._nannies.add(address)
-        if self._returning:
-            self._returning.pop(next(iter(self._returning)))
+        if self._roster.add(address, version, nanny):
+            self._cast_to_all("petuum-found", address=address)
         for run_id in self._boards:
             self._notify(run_id)
         return {"status": "OK"}
@@ -108,9 +105,10 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         return {
             "status": "OK",
             "version": version(),
-            "workers": dict(self._workers),
+            "workers": dict(self._roster.versions),
             "there": list(self._scheduler.workers),
-            "returning": len(self._returning),
+            "leaving": self._handover.leaving,
+            "returning": self._roster.n_returning(time()),
             "fits": self._desk.fits,
             "runs": {
                 run_id: board.view(len(board.records)) for run_id, board in self._boards.items()
@@ -243,10 +241,13 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             return {"status": "gone", "text": f"there is no run {run_id}"}
         if len(board.records) <= since and not board.ended:
             await self._wait(run_id, POLL_SECONDS)
-        workers = self._scheduler.workers
-        leaving = [a for a in self._workers if a in workers and adapter.leaves(workers[a])]
-        armed = [address for address in self._workers if address in workers]
-        return {"status": "OK", **board.view(since), "workers": armed, "leaving": leaving}
+        return {
+            "status": "OK",
+            **board.view(since),
+            "workers": self._armed(),
+            "leaving": self._handover.leaving,
+            "exposed": not self._desk.is_held(board.fit_id or "", self._handover.staying),
+        }
 
     async def stop(self, run_id: str, hard: bool) -> dict[str, Any]:
         """Let all ranks end: at a common clock, or (hard) wherever they wait."""
@@ -284,6 +285,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         sends no more is the last.
         """
         self._watching.stop()
+        self._restore()
         for run_id in list(self._boards):
             await self.close_run(run_id)
         for fit_id in self._desk.fits:
@@ -294,12 +296,13 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         except TimeoutError:
             logger.warning("Not every worker has said that it sends no more")
         adapter.remove_handlers(self._scheduler, self._calls, self._casts)
+        self._roster = Roster()  # nobody is told anything any more
         return {"status": "OK"}
 
     async def _hush(self) -> None:
-        replies = await adapter.broadcast(self._scheduler, list(self._workers), "petuum_be_silent")
+        replies = await adapter.broadcast(self._scheduler, self._armed(), "petuum_be_silent")
         asked = {a for a, reply in replies.items() if isinstance(reply, dict)}  # others: no plugin
-        while asked & set(self._workers) - self._silent:
+        while asked & set(self._armed()) - self._silent:
             self._heard.clear()
             await self._heard.wait()
 
@@ -307,6 +310,10 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         """Note that a worker sends no more (one way)."""
         self._silent.add(address)
         self._heard.set()
+
+    def note_leave(self, address: str, **extra: Any) -> None:
+        """Note that a worker closes in good order: nobody starts another (one way)."""
+        self._roster.expect_no_other(address)
 
     def transition(self, key: object, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """End a run whose rank failed without a word: before it began, or on its way here."""
@@ -322,22 +329,19 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """End the runs that had a rank there."""
-        self._workers.pop(worker, None)
-        if worker in self._nannies:
-            self._nannies.discard(worker)
-            if not str(kwargs.get("stimulus_id", "")).startswith("retire"):
-                self._returning[worker] = time()
+        retires = str(kwargs.get("stimulus_id", "")).startswith("retire")
+        self._roster.remove(worker, time(), retires)
         self._heard.set()
         for run_id, board in self._boards.items():
             if board.lose_worker(worker):
                 self._announce_failure(run_id, board)
+        self._cast_to_all("petuum-lost", address=worker)
 
     def restart(self, scheduler: Scheduler) -> None:
         """End all runs: who restarts a cluster does not want them to go on."""
         for run_id in list(self._boards):
-            self._fail(
-                run_id, Failure("interrupt", -1, f"the cluster of run {run_id} was restarted")
-            )
+            text = f"the cluster of run {run_id} was restarted"
+            self._fail(run_id, Failure("interrupt", -1, text))
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """End and forget the runs of a client that is gone."""
@@ -365,11 +369,15 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._notify(run_id)
 
     async def _look(self) -> None:
-        """Give up workers that have a rank and are silent."""
-        now = time()
-        self._returning = {a: t for a, t in self._returning.items() if now - t < RETURN_SECONDS}
+        """Give up workers that have a rank and are silent, since before their run began or not."""
         ranks = {a for board in self._boards.values() if not board.ended for a in board.addresses}
-        self._leases.look(ranks, now)
+        self._leases.look(self._armed(), ranks, time())
+
+    def _armed(self) -> list[str]:
+        return self._roster.there(self._scheduler.workers)
+
+    def _cast_to_all(self, operation: str, **message: Any) -> None:
+        adapter.cast_to_workers(self._scheduler, self._armed(), operation, **message)
 
     def _cast(self, board: Board, operation: str, **message: Any) -> None:
         adapter.cast_to_workers(
@@ -378,10 +386,9 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
 
     def _notify(self, run_id: str) -> None:
         """Wake everybody who waits for news of a run."""
-        event = self._changed.get(run_id)
-        if event is not None:
+        if run_id in self._changed:
+            self._changed[run_id].set()
             self._changed[run_id] = asyncio.Event()
-            event.set()
 
     async def _wait(self, run_id: str, timeout: float | None) -> None:
         event = self._changed.get(run_id)

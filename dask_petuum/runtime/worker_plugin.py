@@ -36,16 +36,23 @@ LOOK_SECONDS = 0.5
 
 
 class WorkerNode:
-    """A Dask worker, as the transport sees it."""
+    """A Dask worker, as the transport of one run sees it; ``run_id`` None: as no run's.
 
-    def __init__(self, worker: Worker, reach: Reach) -> None:
+    The mutable state is ``_is_closed``.
+    """
+
+    def __init__(self, worker: Worker, reach: Reach, run_id: str | None = None) -> None:
         self._worker = worker
         self._reach = reach
+        self._run_id = run_id
+        self._is_closed = False
 
     async def call(self, address: str, operation: str, message: Any) -> Mapping[str, Any]:
         """Call another worker's handler."""
+        if self._is_closed:
+            raise TransportError(f"run {self._run_id} is over", final=True)
         call = adapter.call_worker(self._worker, address, operation, message=message)
-        reply: Mapping[str, Any] = await self._reach.call(address, call)
+        reply: Mapping[str, Any] = await self._reach.call(address, call, self._run_id)
         return reply
 
     def cast(self, operation: str, message: Mapping[str, Any]) -> None:
@@ -71,6 +78,12 @@ class WorkerNode:
     def unwatch(self, source: int, then: Any) -> None:
         """Undo `watch`; then call a function."""
         adapter.unwatch(self._worker, source, then)
+
+    def close(self) -> None:
+        """End the calls under way, and call nobody any more."""
+        if self._run_id is not None and not self._is_closed:
+            self._is_closed = True
+            adapter.on_loop(self._worker, self._reach.end, self._run_id)
 
 
 class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
@@ -120,6 +133,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             "petuum-stop": self.stop,
             "petuum-save": self.save,
             "petuum-complete": self.note_complete,
+            "petuum-lost": self.lose,
+            "petuum-found": self.find,
         }
         adapter.add_handlers(worker, self._calls, self._casts)
         # only under a nanny, which ends its worker by other means; elsewhere SIGINT is its owner's
@@ -134,7 +149,11 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
 
     def teardown(self, worker: Worker) -> None:
         """Remove the handlers; end what still runs here."""
-        adapter.remove_handlers(worker, self._calls, self._casts)
+        closes = adapter.is_closing(worker)
+        if closes:
+            adapter.cast_to_scheduler(worker, "petuum-leaves", address=worker.address)
+        # a message of the scheduler that nobody takes would be an error of a worker that closes
+        adapter.remove_handlers(worker, self._calls, () if closes else self._casts)
         self._looking.stop()
         self.reach.close()
         if self._unshield is not None:
@@ -162,7 +181,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         if spec.after is not None and before is None:
             address = self._worker.address
             raise RunError(f"the values of the last run are gone: {address} was started again")
-        node = WorkerNode(self._worker, self.reach)
+        node = WorkerNode(self._worker, self.reach, spec.run_id)
         run = RankRun(spec, rank, node, self._pool, before, self.kept)
         self._runs[spec.run_id] = run
         return run
@@ -250,6 +269,14 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         run = self._runs.get(run_id)
         if run is not None:
             run.endpoint.interrupt(RunInterruptedError(cause))
+
+    def lose(self, address: str) -> None:
+        """End the calls to a worker that is gone (one way)."""
+        self.reach.lose(address)
+
+    def find(self, address: str) -> None:
+        """Call a worker again that was gone (one way)."""
+        self.reach.find(address)
 
     def stop(self, run_id: str) -> None:
         """Let this worker's rank ask the others for the end of the run (one way)."""

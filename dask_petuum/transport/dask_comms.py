@@ -43,6 +43,9 @@ class Node(Protocol):
     def unwatch(self, source: int, then: Any) -> None:
         """Undo `watch`; then call a function."""
 
+    def close(self) -> None:
+        """End the calls under way, and call nobody any more; from any thread."""
+
 
 class DaskTransport:
     """Calls other ranks' workers.

@@ -22,7 +22,7 @@ FEWEST, MOST = 2, 4
 
 @dataclass(frozen=True)
 class Fault:
-    """What (kill, vanish, retire, join, stop, pair), how many clocks after the last, whom."""
+    """What (kill, vanish, retire, join, stop, pair, all), how many clocks after the last, whom."""
 
     what: str
     after: int
@@ -104,6 +104,9 @@ class Injector:
             crew.join()
         elif what == "pair":
             for address in {whom, ranks[(fault.rank + 1) % len(ranks)]}:
+                crew.kill(address)
+        elif what == "all":
+            for address in ranks:
                 crew.kill(address)
         else:
             getattr(crew, what)(whom)

@@ -14,8 +14,8 @@ import pytest
 from conftest import FAULTS
 from crew import Crew
 from fits import EVERY, N_PARTITIONS, fit_fingerprints
-from hypothesis import HealthCheck, Phase, given, settings
-from injector import Injector, schedules
+from hypothesis import HealthCheck, Phase, example, given, settings
+from injector import Fault, Injector, schedules
 from programs import LeastSquares, make_data
 from sklearn.datasets import make_blobs
 from test_lda_rotation import corpus
@@ -65,15 +65,16 @@ def _count(crew, record_property):
     record_property(FAULTS, crew.n_faults - before)
 
 
-@few(1)
-@given(schedule=schedules(QUICK))
+@few(2)  # the first is the simplest, as always with hypothesis
+@given(schedule=schedules(QUICK, longest=6))
 @pytest.mark.parametrize("consistency", ["bsp", "essp", "asp"])
 def test_workers_that_come_and_go(crew, consistency, schedule):
     fit_fingerprints(crew, schedule, consistency)
 
 
-@few(1)
+@few(2)
 @given(schedule=schedules(("pair", "kill", "join", "pair")))
+@example(schedule=[Fault("all", 12, 0), Fault("kill", 8, 1)])
 def test_with_files_any_two_may_be_lost_at_once(crew, tmp_path_factory, schedule):
     place = Place(str(tmp_path_factory.mktemp("checkpoints")))
     fit_fingerprints(crew, schedule, "bsp", place)
@@ -116,6 +117,13 @@ class Fit:
 
     def __init__(self, make, *data):
         self._make, self._data = make, data
+        self._calm = None
+
+    def calm(self, crew):
+        """Without faults; once."""
+        if self._calm is None:
+            self._calm = self.run(crew)
+        return self._calm
 
     def run(self, crew, schedule=()):
         crew.refill()
@@ -154,7 +162,7 @@ def test_lda_counts_to_the_last_token(crew, parallelism, schedule):
     counts = chunked(corpus())
     fit = Fit(
         lambda: LDA(
-            4, max_iter=40, evaluate_every=0, random_state=0, n_jobs=1, parallelism=parallelism
+            4, max_iter=20, evaluate_every=0, random_state=0, n_jobs=1, parallelism=parallelism
         ),
         counts,
     )
@@ -194,12 +202,12 @@ ESTIMATORS = {
 
 
 @pytest.mark.usefixtures("frequent")
-@few(1)
+@few(2)
 @given(schedule=FEW_FAULTS)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_objectives_are_those_of_an_undisturbed_fit(crew, name, schedule):
     metric, fit = ESTIMATORS[name]
-    calm, disturbed = fit.run(crew), fit.run(crew, schedule)
+    calm, disturbed = fit.calm(crew), fit.run(crew, schedule)
     assert disturbed.history_[-1][metric] == pytest.approx(calm.history_[-1][metric], rel=0.01)
     assert len(disturbed.history_) == pytest.approx(len(calm.history_), abs=2)
 

@@ -147,6 +147,25 @@ def test_a_cluster_that_shrinks_to_one_worker_and_grows_again(elastic, client):
     assert len(set(first) & set(last)) == 1
 
 
+def test_a_cluster_that_shrinks_by_several_workers_at_once(elastic, client):
+    """From four to one in one step, twice: a part of a checkpoint and its copy would go."""
+
+    def scale(before, after):
+        def act(ranks, saved):
+            if len(ranks) != before or not (saved or before == 1):
+                return False
+            elastic.scale(after)
+            return True
+
+        return act
+
+    acts = [scale(4, 1), scale(1, 4), scale(4, 1), scale(1, 4)]
+    script = Script(client, *acts, lambda ranks, saved: len(ranks) == N_WORKERS)
+    with dask.config.set({"petuum.recovery.attempts": 0}):  # nothing is lost that was handed over
+        assert_as_undisturbed(run(client, script, data()), data())
+    assert [len(ranks) for ranks in script.epochs if len(ranks) in (1, 4)][:2] == [4, 1]
+
+
 def test_adaptive_scaling_spares_workers_that_have_a_rank(elastic, client):
     """Two of four are idle for it, and it takes those; the fit does not move."""
     adaptive = []
@@ -169,21 +188,25 @@ def test_adaptive_scaling_spares_workers_that_have_a_rank(elastic, client):
     assert len(script.epochs[0]) == 2
 
 
-def test_a_fit_goes_on_without_a_worker_that_retires(client):
-    """Its rank goes to the others with what it has. The last test: a cluster expects it back."""
+def test_a_fit_goes_on_without_workers_that_retire_together(client):
+    """Neighbours in the ring: their ranks go to the others with what they have, and copies of it.
+
+    The last test: a cluster expects them back.
+    """
     asked = []
 
     with ThreadPoolExecutor(1) as thread:
 
         def retire(ranks, saved):
             if saved:
-                asked.append((ranks[1], thread.submit(client.retire_workers, [ranks[1]])))
+                asked.append((ranks[1:3], thread.submit(client.retire_workers, ranks[1:3])))
             return saved
 
-        def has_left(ranks, saved):
-            return asked[0][0] not in ranks
+        def have_left(ranks, saved):
+            return not set(asked[0][0]) & set(ranks)
 
-        script = Script(client, retire, has_left)
-        assert_as_undisturbed(run(client, script, data()), data())
-        assert list(asked[0][1].result(timeout=PATIENCE)) == [asked[0][0]]
-    assert len(script.epochs[-1]) == N_WORKERS - 1
+        script = Script(client, retire, have_left)
+        with dask.config.set({"petuum.recovery.attempts": 0}):  # nothing is lost
+            assert_as_undisturbed(run(client, script, data()), data())
+        assert set(asked[0][1].result(timeout=PATIENCE)) == set(asked[0][0])
+    assert len(script.epochs[-1]) == N_WORKERS - 2

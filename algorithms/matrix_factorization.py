@@ -24,12 +24,13 @@ from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.blocks import check_container
 from dask_petuum.data.kinds import dask_backed, is_dask_frame
 from dask_petuum.runtime.where import find_client
+from dask_petuum.store.consistency import Consistency, Staleness
 
 from .input_values import check_width
 from .inputs import check_number
 from .mf_extend import extend_model
 from .mf_fit import run_fit
-from .mf_model import Model, best, predict_pairs
+from .mf_model import Model, Predictions, best, predict_pairs
 from .mf_ratings import Columns, check_piece, columns_of, one_id, open_ratings, places
 
 __all__ = ["MatrixFactorization"]
@@ -82,6 +83,11 @@ class MatrixFactorization(PetuumEstimator):
         Threads of this process in a local run (None: all cores); no effect on the result.
     verbose
         1: print each clock.
+    consistency, staleness
+        How far a rank may be ahead of the sums that decide when a fit ends: "bsp", "ssp" or "essp",
+        and by how many clocks (a pass of "sgd", 8 factors of "ccd"). Factors are exchanged exactly
+        all the same; with a staleness, ranks do not wait for each other between clocks, and a
+        fit on a cluster ends that many clocks after ``tol`` is reached.
     scheduler
         None: the active Dask client, else this process; "local"; or a scheduler's address.
     checkpoint
@@ -151,6 +157,8 @@ class MatrixFactorization(PetuumEstimator):
         random_state: Any = None,
         n_jobs: int | None = None,
         verbose: int = 0,
+        consistency: str = "bsp",
+        staleness: Staleness = 0,
         scheduler: str | None = None,
         checkpoint: str | None = None,
     ) -> None:
@@ -171,6 +179,8 @@ class MatrixFactorization(PetuumEstimator):
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.consistency = consistency
+        self.staleness = staleness
         self.scheduler = scheduler
         self.checkpoint = checkpoint
 
@@ -257,12 +267,12 @@ class MatrixFactorization(PetuumEstimator):
             return predict_pairs(model, (columns.users, columns.items))
         if is_dask_frame(collection):
             meta = ("prediction", np.float32)
-            shared = _Shared(model)
+            shared = Predictions(model)
             return collection.map_partitions(shared.series, meta=meta)
         if collection.numblocks[1] > 1:
             collection = collection.rechunk({1: -1})
         return collection.map_blocks(
-            _Shared(model), drop_axis=1, dtype=np.float32, meta=np.empty(0, np.float32)
+            Predictions(model), drop_axis=1, dtype=np.float32, meta=np.empty(0, np.float32)
         )
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -369,26 +379,11 @@ class MatrixFactorization(PetuumEstimator):
             raise ValueError(f"validation_fraction must be < 1, got {self.validation_fraction!r}")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver must be 'ccd' or 'sgd', got {self.solver!r}")
+        if not Consistency.parse(self.consistency, self.staleness).bounded:
+            raise ValueError("factors that move need a bound: consistency cannot be 'asp'")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be 'fixed' or 'free', got {self.schedule!r}")
         if self.schedule == "free" and self.solver != "sgd":
             raise ValueError(
                 f"schedule='free' needs solver='sgd', got {self.solver!r}: no blocks move there"
             )
-
-
-class _Shared:
-    """A function of pairs; picklable, without the estimator."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def __call__(self, pairs: Any) -> NDArray[np.float32]:
-        columns = columns_of(pairs, 2)
-        return predict_pairs(self.model, (columns.users, columns.items))
-
-    def series(self, frame: Any) -> Any:
-        """Predictions of a frame's pairs, with its index."""
-        import pandas as pd
-
-        return pd.Series(self(frame), index=frame.index, name="prediction")

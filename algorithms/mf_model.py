@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .mf_ratings import places
+from .mf_ratings import columns_of, places
 
-__all__ = ["Model", "best", "predict_pairs"]
+__all__ = ["Model", "Predictions", "best", "predict_pairs"]
 
 #: Pairs whose factors are gathered at once: 2 x 10 MB at 40 factors.
 CHUNK_PAIRS = 1 << 16
@@ -59,3 +59,20 @@ def best(scores: NDArray[Any], n: int, without: NDArray[Any]) -> NDArray[np.intp
     candidates = np.flatnonzero(left >= least)
     order = candidates[np.argsort(-left[candidates], kind="stable")][:n]
     return places_left[order]
+
+
+class Predictions:
+    """A function of pairs; picklable, without the estimator."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __call__(self, pairs: Any) -> NDArray[np.float32]:
+        columns = columns_of(pairs, 2)
+        return predict_pairs(self.model, (columns.users, columns.items))
+
+    def series(self, frame: Any) -> Any:
+        """Predictions of a frame's pairs, with its index."""
+        import pandas as pd
+
+        return pd.Series(self(frame), index=frame.index, name="prediction")

@@ -46,6 +46,27 @@ def model(solver, client=None, **keywords):
     return out
 
 
+@pytest.mark.parametrize("solver", ["ccd", "sgd"])
+def test_a_staleness_changes_when_a_fit_ends_and_no_factor(client, solver):
+    exact = model(solver, client).fit(lazy())
+    ahead = model(solver, client, consistency="essp", staleness=1).fit(lazy())
+    tolerance = {"rtol": 1e-3, "atol": 1e-4} if solver == "ccd" else {"rtol": 0, "atol": 0}
+    np.testing.assert_allclose(ahead.user_factors_, exact.user_factors_, **tolerance)
+    np.testing.assert_allclose(ahead.item_factors_, exact.item_factors_, **tolerance)
+    errors = [record["rmse"] for record in exact.history_]
+    assert [record["rmse"] for record in ahead.history_] == pytest.approx(errors, rel=1e-4)
+    stopping = {"tol": 1e-2, "max_iter": 60, "n_iter_no_change": 1}
+    bsp = model(solver, client, **stopping).fit(lazy())
+    essp = model(solver, client, consistency="essp", staleness=1, **stopping).fit(lazy())
+    assert bsp.n_iter_ < 60
+    assert essp.n_iter_ == bsp.n_iter_ + 1
+
+
+def test_factors_that_move_need_a_bound():
+    with pytest.raises(ValueError, match="cannot be 'asp'"):
+        model("sgd", consistency="asp").fit(RATINGS)
+
+
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("solver", ["ccd", "sgd"])
 def test_equals_a_local_fit_of_the_same_partitions(client, solver, early_stopping):

@@ -94,8 +94,8 @@ def test_free_order_learns_as_much_a_pass_as_the_fixed_one(request, place):
     assert free.n_iter_ == fixed.n_iter_ == 12
     # the first passes end elsewhere in the descent: the cells are smaller
     for a, b in zip(free.history_[3:], fixed.history_[3:], strict=True):
-        assert a["rmse"] == pytest.approx(b["rmse"], rel=0.05)
-    assert rebuilt_error(free) == pytest.approx(rebuilt_error(fixed), rel=0.05)
+        assert a["rmse"] < 1.05 * b["rmse"]
+    assert rebuilt_error(free) < 1.05 * rebuilt_error(fixed)
 
 
 def rebuilt_error(fitted):

@@ -298,8 +298,15 @@ def test_a_worker_that_dies_before_its_rank_is_there(client, monkeypatch):
 
 def test_a_worker_that_dies_while_its_data_come(client):
     lazy = da.from_array(np.ones((4, 2)), chunks=2).map_blocks(die_once, meta=np.zeros((0, 0)))
-    with dask.config.set({"petuum.recovery.attempts": 0}), pytest.raises(RankLostError):
+    with dask.config.set({"petuum.recovery.attempts": 0}), pytest.raises(RankLostError) as kept:
         ClusterJob(client, open_dataset(lazy))
+    while client.run_on_scheduler(n_tasks):
+        """The error keeps its frames; what they hold must not be computed again."""
+    assert kept.tb is not None
+
+
+def n_tasks(dask_scheduler):
+    return len(dask_scheduler.tasks)
 
 
 def die_once(block):

@@ -13,7 +13,7 @@ from typing import Any
 from distributed import Client, Future
 
 from dask_petuum.exceptions import RankLostError
-from dask_petuum.runtime.cluster_tasks import wait_pinned
+from dask_petuum.runtime.cluster_tasks import released_on_failure, wait_pinned
 from dask_petuum.runtime.placement import place_partitions
 
 __all__ = ["homes_of", "on_ranks", "put_pieces", "scatter_to"]
@@ -35,16 +35,18 @@ def put_pieces(client: Client, pieces: Sequence[Any], addresses: Sequence[str]) 
     lazy = [index for index, piece in enumerate(pieces) if hasattr(piece, "dask")]
     # Wherever Dask likes: tasks keep a demand for workers, even a loose one, and a piece that is to
     # be computed again when all of these were lost at once would wait for them for ever.
-    computed = client.compute([pieces[index] for index in lazy])
-    futures = dict(zip(lazy, computed, strict=True))
-    for index, piece in enumerate(pieces):
-        if isinstance(piece, Future):
-            futures[index] = piece
-        elif index not in futures:
-            home = addresses[index * len(addresses) // len(pieces)]
-            futures[index] = scatter_to(client, piece, home)
-    placed = [futures[index] for index in range(len(pieces))]
-    wait_pinned(client, placed, addresses)
+    made = list(client.compute([pieces[index] for index in lazy]))
+    with released_on_failure(made):
+        futures = dict(zip(lazy, made, strict=True))
+        for index, piece in enumerate(pieces):
+            if isinstance(piece, Future):
+                futures[index] = piece
+            elif index not in futures:
+                home = addresses[index * len(addresses) // len(pieces)]
+                futures[index] = scatter_to(client, piece, home)
+                made.append(futures[index])
+        placed = [futures[index] for index in range(len(pieces))]
+        wait_pinned(client, placed, addresses)
     return placed
 
 

@@ -14,7 +14,7 @@ from dask_petuum.exceptions import RankLostError
 from dask_petuum.runtime.checkpoints import Checkpoints, Place, identity_of
 from dask_petuum.runtime.cluster_fit import ClusterFit
 from dask_petuum.runtime.cluster_partitions import PlacedPartitions, key_of
-from dask_petuum.runtime.cluster_tasks import gather_pinned
+from dask_petuum.runtime.cluster_tasks import gather_pinned, released_on_failure
 from dask_petuum.runtime.job import Check, Job
 from dask_petuum.runtime.options import RunOptions, RunResult
 from dask_petuum.runtime.program import Program
@@ -102,7 +102,8 @@ class ClusterJob(Job):
             )
             for index, part in enumerate(placed.futures)
         ]
-        return gather_pinned(self._client, futures, placed.addresses)
+        with released_on_failure(futures):
+            return gather_pinned(self._client, futures, placed.addresses)
 
     def _persist(self, work: Callable[[], R], mend: Callable[[], None] | None = None) -> R:
         """Do something again after a loss, as often as is configured."""

@@ -19,7 +19,11 @@ from dask_petuum.exceptions import RankLostError, RunError
 from dask_petuum.runtime.arm import arm
 from dask_petuum.runtime.cluster_data import homes_of, put_pieces, scatter_to
 from dask_petuum.runtime.cluster_run import new_run_id
-from dask_petuum.runtime.cluster_tasks import gather_pinned, wait_pinned
+from dask_petuum.runtime.cluster_tasks import (
+    gather_pinned,
+    released_on_failure,
+    wait_pinned,
+)
 from dask_petuum.runtime.job import Check
 from dask_petuum.runtime.placement import place_partitions
 from dask_petuum.runtime.rebalance import rebalance
@@ -52,16 +56,18 @@ class PlacedPartitions:
         workers = sorted(arm(client))
         dataset = dataset.spread(len(workers))
         self._given = dataset.pieces()
-        pieces = put_pieces(client, self._given, workers)
-        self.sizes: Sequence[PieceSize] = self._measure(pieces, check, workers)
-        dataset.check(self.sizes)
-        self._starts = [0, *accumulate(size.n_rows for size in self.sizes)]
         self.addresses: tuple[str, ...] = ()
         self.ranks: list[int] = []
         self.futures: list[Future] = []
-        self._settle(workers[: len(pieces)], homes_of(client, pieces, workers[: len(pieces)]))
-        self.futures = [self._make(index, piece) for index, piece in enumerate(pieces)]
-        wait_pinned(client, self.futures, self.addresses)
+        pieces = put_pieces(client, self._given, workers)
+        mine = [p for p, given in zip(pieces, self._given, strict=True) if p is not given]
+        with released_on_failure(mine), released_on_failure(self.futures):
+            self.sizes: Sequence[PieceSize] = self._measure(pieces, check, workers)
+            dataset.check(self.sizes)
+            self._starts = [0, *accumulate(size.n_rows for size in self.sizes)]
+            self._settle(workers[: len(pieces)], homes_of(client, pieces, workers[: len(pieces)]))
+            self.futures += [self._make(index, piece) for index, piece in enumerate(pieces)]
+            wait_pinned(client, self.futures, self.addresses)
 
     def __repr__(self) -> str:
         return f"<PlacedPartitions: {len(self.sizes)} on {len(self.addresses)} ranks>"
@@ -163,7 +169,8 @@ class PlacedPartitions:
             workers=list(workers),
             pure=False,
         )
-        sizes: list[PieceSize] = gather_pinned(self._client, measured, workers)
+        with released_on_failure(measured):
+            sizes: list[PieceSize] = gather_pinned(self._client, measured, workers)
         return sizes
 
     def _piece(self, index: int, address: str) -> Future:

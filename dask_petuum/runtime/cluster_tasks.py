@@ -8,7 +8,8 @@ the scheduler from time to time whether their workers are still there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from distributed import Client, Future
@@ -16,10 +17,24 @@ from distributed import Client, Future
 from dask_petuum.exceptions import RankLostError, RunError
 from dask_petuum.runtime import adapter
 
-__all__ = ["gather_pinned", "wait_pinned"]
+__all__ = ["gather_pinned", "released_on_failure", "wait_pinned"]
 
 #: Time between two looks at the workers, seconds.
 LOOK_SECONDS = 0.5
+
+
+@contextmanager
+def released_on_failure(futures: Sequence[Future]) -> Iterator[None]:
+    """Let go of futures where the block fails; what is added to the sequence meanwhile counts.
+
+    A traceback that somebody keeps would hold them, and Dask would go on computing what failed.
+    """
+    try:
+        yield
+    except BaseException:
+        for future in futures:
+            future.release()
+        raise
 
 
 def wait_pinned(client: Client, futures: Sequence[Future], addresses: Sequence[str]) -> None:

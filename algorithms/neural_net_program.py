@@ -229,7 +229,7 @@ class _Blocks:
         arrays: dict[str, Array] = (
             self._near.take(rank, block, stamp)
             if self._reaches(rank)
-            else self._ctx.take_block(block, stamp, ANY_NUMBER)
+            else self._ctx.take_block(rank, block, stamp, ANY_NUMBER)
         )
         return arrays
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple
 
@@ -20,6 +20,10 @@ __all__ = ["Pairs", "in_pairs"]
 
 #: Multiplications of a vector that fits into a core's cache: about 0.3 s.
 N_PRODUCTS, N_FLOATS = 1500, 1 << 18
+#: Two cores are two where two processes that share nothing do at least that much of what one does.
+LEAST_BOUND = 1.8
+#: Pairs of that kind without which all pairs are taken.
+LEAST_PAIRS = 3
 
 
 class Pairs(NamedTuple):
@@ -30,18 +34,35 @@ class Pairs(NamedTuple):
     bound: list[float]
 
     @property
+    def ratios(self) -> list[float]:
+        """Of measurements that follow each other."""
+        return [b / a for a, b in zip(self.one, self.two, strict=True)]
+
+    @property
+    def whole(self) -> list[float]:
+        """The ratios of pairs meanwhile which there were two cores."""
+        both = zip(self.ratios, self.bound, strict=True)
+        return [ratio for ratio, bound in both if bound >= LEAST_BOUND]
+
+    @property
     def ratio(self) -> float:
-        """The median of the ratios of measurements that follow each other."""
-        return statistics.median(b / a for a, b in zip(self.one, self.two, strict=True))
+        """The median of the ratios of pairs meanwhile which there were two cores, if any were."""
+        return statistics.median(self.whole if len(self.whole) >= LEAST_PAIRS else self.ratios)
 
     @property
     def note(self) -> str:
         """How the ratio was made, and what could be had."""
         low, middle, high = min(self.bound), statistics.median(self.bound), max(self.bound)
+        chosen = (
+            f"of the {len(self.whole)} of {len(self.ratios)} pairs meanwhile which they did at "
+            f"least {LEAST_BOUND}; over all pairs it is {statistics.median(self.ratios):.2f}"
+            if len(self.whole) >= LEAST_PAIRS
+            else f"of all {len(self.ratios)} pairs: they seldom did {LEAST_BOUND}"
+        )
         return (
-            "The median of the ratios of fits that follow each other. Two processes that share "
-            "nothing, of which the slower counts, meanwhile did "
-            f"{middle:.2f} ({low:.2f} to {high:.2f}) of what one alone does."
+            "Fits of one and of two processes follow each other, and between them two processes "
+            "that share nothing, of which the slower counts, do as much as they can of what one "
+            f"alone does: {middle:.2f} ({low:.2f} to {high:.2f}). The ratio is the median {chosen}."
         )
 
 
@@ -52,12 +73,13 @@ def in_pairs(measure: Callable[[int], float], repeats: int) -> Pairs:
         out.one.append(measure(1))
         alone = _seconds(1)
         both = _seconds(2)
+        alone += _seconds(1)
         out.two.append(measure(2))
-        out.bound.append(2 * max(alone) / max(both))
+        out.bound.append(2 * statistics.mean(alone) / max(both))
     return out
 
 
-def _seconds(n: int) -> Sequence[float]:
+def _seconds(n: int) -> list[float]:
     """Seconds that each of so many processes takes for the same work at the same time."""
     context = multiprocessing.get_context("spawn")
     results, together = context.SimpleQueue(), context.Barrier(n)

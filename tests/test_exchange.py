@@ -112,7 +112,7 @@ class Scripted:
     def send_block(self, *what: Any) -> None:
         self.sent.append(what)
 
-    def take_block(self, block: int, stamp: int, limit: int) -> Any:
+    def take_block(self, rank: int, block: int, stamp: int, limit: int) -> Any:
         return self.message
 
 

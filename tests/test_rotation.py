@@ -15,6 +15,7 @@ from dask_petuum.model_parallel.rotation import (
     home,
     next_holder,
     plan,
+    previous_holder,
 )
 
 SIZES = [(n, p) for n, p in product(range(1, 13), range(1, 7)) if n >= p]
@@ -52,6 +53,7 @@ def test_previous_and_next_holders_are_those_of_the_steps(n_blocks: int, n_ranks
         assert route[0] == home(block, n_blocks, n_ranks)
         for here, there in pairwise(route):
             assert cells[here, block].next == there == next_holder(here, n_ranks)
+            assert here == previous_holder(there, n_ranks)
             assert cells[there, block].previous == here
 
 

@@ -129,9 +129,50 @@ def test_a_peer_that_has_gone_is_an_error(ranks: tuple[Rank, Rank]) -> None:
         ranks[0].send(2, 0, 0, x=np.zeros(3))
 
 
-def test_too_many_arrays_for_a_frame_are_refused(ranks: tuple[Rank, Rank]) -> None:
-    with pytest.raises(ProtocolError, match="too long for a frame"):
-        ranks[0].send(1, 0, 0, **{f"x{number}": np.zeros(20) for number in range(40)})
+def test_a_block_of_many_arrays_comes_in_several_frames(ranks: tuple[Rank, Rank]) -> None:
+    arrays = {f"x{number}": np.full(20, number) for number in range(400)}
+    ranks[0].send(1, 0, 0, **arrays)
+    taken = ranks[1].channel.take(0, 0, 0)
+    assert list(taken) == list(arrays)
+    assert [int(values[0]) for values in taken.values()] == list(range(400))
+
+
+def test_a_name_that_is_too_long_for_a_frame_is_refused(ranks: tuple[Rank, Rank]) -> None:
+    with pytest.raises(ProtocolError, match="too long for a frame: xxx"):
+        ranks[0].send(1, 0, 0, **{"x" * 5000: np.zeros(20)})
+
+
+def test_a_fetched_block_is_its_reader_s_and_free_at_once(ranks: tuple[Rank, Rank]) -> None:
+    first, second = (rank.channel for rank in ranks)
+    ranks[0].send(1, 0, 0, x=np.arange(50_000), y=np.arange(3))
+    assert first.lent_bytes == 8 * 50_003
+    got = second.fetch(0, 0, 0, limit=0)
+    ranks[1].send(0, 9, 0)
+    first.take(1, 9, 0)  # behind the word that the block has been read
+    assert first.lent_bytes == 0
+    ranks[0].send(1, 0, 1, x=np.zeros(50_000))  # lies where the other one did
+    got["x"] += 1
+    np.testing.assert_array_equal(got["x"], np.arange(1, 50_001))
+    np.testing.assert_array_equal(got["y"], np.arange(3))
+    assert ranks[1].arena.locate(got["x"]) is not None
+
+
+def test_who_has_sent_too_many_blocks_waits_until_some_are_read(ranks: tuple[Rank, Rank]) -> None:
+    unread: list[int] = []
+
+    def work() -> None:
+        for number in range(3):
+            ranks[0].send(1, number, 0, x=np.zeros(3))
+        ranks[0].channel.fetch(1, 7, 0, limit=1)
+        unread.append(ranks[0].channel.lent_bytes)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    ranks[1].send(0, 7, 0, x=np.zeros(3))  # it is there long before there is room
+    for number in range(2):
+        ranks[1].channel.fetch(0, number, 0, limit=1)
+    thread.join(PATIENCE)
+    assert unread == [24]
 
 
 def test_a_channel_that_is_dropped_closes_its_files() -> None:

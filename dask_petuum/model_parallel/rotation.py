@@ -25,7 +25,17 @@ import numpy as np
 from .kernels.trees import best_to_visit
 from .picker import FloatArray, IntArray, View
 
-__all__ = ["Cell", "Rotation", "block_at", "first_block", "holder", "home", "next_holder", "plan"]
+__all__ = [
+    "Cell",
+    "Rotation",
+    "block_at",
+    "first_block",
+    "holder",
+    "home",
+    "next_holder",
+    "plan",
+    "previous_holder",
+]
 
 
 class Cell(NamedTuple):
@@ -94,6 +104,11 @@ def _last_start(start: int, n_blocks: int, n_ranks: int) -> int:
 def next_holder(rank: int, n_ranks: int) -> int:
     """Return the rank that has a block after this one, in every step and pass."""
     return (rank - 1) % n_ranks
+
+
+def previous_holder(rank: int, n_ranks: int) -> int:
+    """Return the rank that has a block before this one."""
+    return (rank + 1) % n_ranks
 
 
 def plan(n_blocks: int, n_ranks: int) -> list[list[Cell]]:

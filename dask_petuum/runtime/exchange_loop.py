@@ -113,7 +113,7 @@ class _Post:
             partition = self._homes.index(rank)
             self._ctx.send_block(rank, partition, self._ctx.rank, number, messages[rank])
         no_limit = len(self._others)
-        return {rank: self._ctx.take_block(rank, number, no_limit) for rank in self._others}
+        return {rank: self._ctx.take_block(rank, rank, number, no_limit) for rank in self._others}
 
     def _partition_of(self, text: str, rank: int) -> int:
         """Read the number of a partition that lies at a rank."""

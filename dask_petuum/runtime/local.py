@@ -97,9 +97,9 @@ class LocalContext:
         """Bytes of blocks that wait: none, as nobody sends any."""
         return 0
 
-    def take_block(self, block: int, stamp: int, limit: int) -> dict[str, Array]:
+    def take_block(self, rank: int, block: int, stamp: int, limit: int) -> dict[str, Array]:
         """Refuse: there is no other rank."""
-        raise RunError(f"there is no other rank that could send block {block}")
+        raise RunError(f"there is no rank {rank} that could send block {block}")
 
     def ask_task(
         self, number: int, partitions: Sequence[int], done: Done | None, homes: Sequence[int]

@@ -48,6 +48,19 @@ class Near:
             self._statistics.sent(BLOCKS, n_bytes, 1)
             self._channel.send(rank, block, stamp, placed)
 
+    @property
+    def lent_bytes(self) -> int:
+        """Bytes of the blocks that were sent and may not have been read."""
+        return self._channel.lent_bytes
+
+    def fetch(self, rank: int, block: int, stamp: int, limit: int) -> dict[str, Array]:
+        """Wait until at most ``limit`` sent blocks are unread, and for one of a rank; its copy."""
+        began = time.perf_counter()
+        arrays = self._channel.fetch(rank, block, stamp, limit)
+        self._statistics.waited += time.perf_counter() - began
+        self._statistics.received(BLOCKS, sum(values.nbytes for values in arrays.values()), 1)
+        return arrays
+
     def take(self, rank: int, block: int, stamp: int) -> dict[str, Array]:
         """Wait for a block of a rank; its arrays are good until the next one of that number."""
         began = time.perf_counter()

@@ -49,6 +49,8 @@ class RankContext:
         self._threads = threads
         self._worker = worker
         self._read_my_writes = True
+        near = run.near
+        self._all_near = near if near is not None and near.is_whole else None
         # not a method of this: a circle of references would keep the run's memory
         self._reporter = Reporter(
             partial(_tell, worker, spec.run_id, rank, run.endpoint), partial(adapter.after, worker)
@@ -81,7 +83,10 @@ class RankContext:
         self, rank: int, partition: int, block: int, stamp: int, arrays: Mapping[str, Array]
     ) -> None:
         """Send a block's arrays to a partition at another rank; they must not change any more."""
-        self._run.outbox.put(rank, partition, (block, stamp, arrays))
+        if self._all_near is None:
+            self._run.outbox.put(rank, partition, (block, stamp, arrays))
+        else:
+            self._all_near.send((rank,), block, stamp, arrays)
 
     @property
     def near(self) -> Near | None:
@@ -91,10 +96,13 @@ class RankContext:
     @property
     def block_bytes(self) -> int:
         """Bytes of blocks that wait to be taken here, or to be sent."""
-        return self._run.block_bytes
+        lent = 0 if self._all_near is None else self._all_near.lent_bytes
+        return self._run.block_bytes + lent
 
-    def take_block(self, block: int, stamp: int, limit: int) -> dict[str, Array]:
-        """Wait until at most ``limit`` blocks wait to be sent, and for a block; take it."""
+    def take_block(self, rank: int, block: int, stamp: int, limit: int) -> dict[str, Array]:
+        """Wait until at most ``limit`` blocks wait to be sent, and for one of a rank; take it."""
+        if self._all_near is not None:
+            return self._all_near.fetch(rank, block, stamp, limit)
         self._run.outbox.wait_for_room(limit)
         return self._run.take_block(block, stamp)
 

@@ -45,8 +45,8 @@ class RotationContext(LoopContext, Protocol):
     def block_bytes(self) -> int:
         """Bytes of blocks that wait to be taken here, or to be sent."""
 
-    def take_block(self, block: int, stamp: int, limit: int) -> dict[str, Array]:
-        """Wait until at most ``limit`` blocks wait to be sent, and for a block; take it."""
+    def take_block(self, rank: int, block: int, stamp: int, limit: int) -> dict[str, Array]:
+        """Wait until at most ``limit`` blocks wait to be sent, and for one of a rank; take it."""
 
 
 def run_rotation(
@@ -171,7 +171,8 @@ class _Ring:
         key = block, self._stamp(block, partition, number)
         values = self._here.pop(key, None)
         if values is None:
-            values = self._received(*key)
+            before = rotation.previous_holder(partition, len(self._homes))
+            values = self._received(self._homes[before], *key)
         else:
             self._n_bytes -= _nbytes(values)
         held = _nbytes(values) + self._n_bytes
@@ -186,9 +187,9 @@ class _Ring:
         n = len(self._homes)
         return number * n + (rotation.home(block, self.n_blocks, n) - partition) % n
 
-    def _received(self, block: int, stamp: int) -> dict[str, Array]:
+    def _received(self, rank: int, block: int, stamp: int) -> dict[str, Array]:
         room = self._share - len(self._here)
-        values = self._ctx.take_block(block, stamp, max(room, 0))
+        values = self._ctx.take_block(rank, block, stamp, max(room, 0))
         expected = {name: (v.shape, v.dtype) for name, v in self._specs[block].arrays.items()}
         if {name: (v.shape, v.dtype) for name, v in values.items()} != expected:
             raise ProtocolError(f"block {block} came with other arrays than {expected}")

@@ -37,8 +37,9 @@ logger = logging.getLogger(__name__)
 PIPE_BYTES = 2**18
 #: Smaller arrays travel in the frame, bytes; a frame has room for some of them.
 INLINE_BYTES = 256
-#: Kinds of frames: [kind, rank of the sender, block, stamp, arrays].
-SENT, READ, WOKEN = range(3)
+#: Kinds of frames: [kind, rank of the sender, block, stamp, arrays]. A part goes ahead of a block
+#: whose arrays do not fit into one frame.
+SENT, READ, WOKEN, PART = range(4)
 
 Arrays = dict[str, Any]
 
@@ -57,8 +58,8 @@ class Channel:
     """
 
     # The mutable state is `_peers` (set before the first block), `_blocks` (came and not taken),
-    # `_lent` (sent and maybe still read), `_taken` (stamps whose arrays may be in use here) and
-    # `_cause`.
+    # `_parts` (of blocks that have not come whole), `_lent` (sent and maybe still read), `_taken`
+    # (stamps whose arrays may be in use here) and `_cause`.
 
     def __init__(self, rank: int, arena: Arena) -> None:
         self._rank = rank
@@ -72,6 +73,7 @@ class Channel:
         self._frames = msgpack.Unpacker(raw=False, strict_map_key=False)
         self._peers: dict[int, tuple[int, PeerArena]] = {}
         self._blocks: dict[tuple[int, int, int], Mapping[str, Any]] = {}
+        self._parts: dict[tuple[int, int, int], dict[str, Any]] = {}
         self._lent: dict[tuple[int, int], deque[tuple[int, Arrays]]] = {}
         self._taken: dict[tuple[int, int], int] = {}
         self._cause: Exception | None = None
@@ -113,7 +115,10 @@ class Channel:
         """
         # before it is written: the answer may come at once
         self._lent.setdefault((peer, block), deque()).append((stamp, placed))
-        self._write(peer, [SENT, self._rank, block, stamp, pack(placed, inline, self._arena)])
+        *parts, last = _frames([self._rank, block, stamp], pack(placed, inline, self._arena))
+        for part in parts:
+            self._write(peer, [PART, *part])
+        self._write(peer, [SENT, *last])
 
     def take(self, peer: int, block: int, stamp: int) -> Arrays:
         """Wait for a block of a peer; its arrays are good until the next one of that number.
@@ -130,8 +135,35 @@ class Channel:
         while key not in self._blocks:
             self._wait()
         self._taken[peer, block] = stamp
-        arrays: Arrays = unpack(self._blocks.pop(key), self._peers[peer][1])
+        return self._look(key)
+
+    def fetch(self, peer: int, block: int, stamp: int, limit: int) -> Arrays:
+        """Wait until at most ``limit`` sent blocks are unread, and for one of a peer; copy it.
+
+        The copy lies in this rank's own memory, to be changed and sent on, and the peer's is
+        free at once. A block is taken either so or by `take`, not now so and then so.
+
+        Raises
+        ------
+        Exception
+            The cause for which the channel was interrupted.
+        """
+        key = peer, block, stamp
+        while key not in self._blocks or sum(map(len, self._lent.values())) > limit:
+            self._wait()
+        arrays = {name: self._copied(values) for name, values in self._look(key).items()}
+        self._write(peer, [READ, self._rank, block, stamp])
         return arrays
+
+    @property
+    def lent_bytes(self) -> int:
+        """Bytes of the blocks that were sent and may not have been read."""
+        return sum(
+            values.nbytes
+            for lent in self._lent.values()
+            for _, placed in lent
+            for values in placed.values()
+        )
 
     def interrupt(self, cause: Exception) -> None:
         """End every wait with its cause."""
@@ -142,11 +174,19 @@ class Channel:
         except BlockingIOError:  # full: who waits wakes up anyway
             logger.debug("The pipe is full")
 
+    def _look(self, key: tuple[int, int, int]) -> Arrays:
+        """The arrays of a block that has come, where they lie."""
+        arrays: Arrays = unpack(self._blocks.pop(key), self._peers[key[0]][1])
+        return arrays
+
     def _placed(self, values: Any) -> Any:
         """An array where the peers can read it, or small enough for a frame."""
         values = np.ascontiguousarray(values)
         if values.nbytes <= INLINE_BYTES or self._arena.locate(values) is not None:
             return values
+        return self._copied(values)
+
+    def _copied(self, values: Any) -> Any:
         flat = self._arena.empty((max(values.nbytes, LEAST_BYTES),), np.uint8)[: values.nbytes]
         own = flat.view(values.dtype).reshape(values.shape)
         np.copyto(own, values)
@@ -170,10 +210,13 @@ class Channel:
             self._accept(*frame)
 
     def _accept(self, kind: int, peer: int, block: int, stamp: int, arrays: Any = None) -> None:
-        if kind == SENT:
+        if kind in (SENT, PART):
             if peer not in self._peers:
                 raise ProtocolError(f"a block of rank {peer}, whose memory is not within reach")
-            self._blocks[peer, block, stamp] = arrays
+            parts = self._parts.setdefault((peer, block, stamp), {})
+            parts.update(arrays)
+            if kind == SENT:
+                self._blocks[peer, block, stamp] = self._parts.pop((peer, block, stamp))
         elif kind == READ:
             lent = self._lent.get((peer, block), deque())
             while lent and lent[0][0] <= stamp:
@@ -182,8 +225,6 @@ class Channel:
     def _write(self, peer: int, frame: list[Any]) -> None:
         sink, _ = self._peers[peer]
         packed = msgpack.packb(frame)
-        if len(packed) > select.PIPE_BUF:
-            raise ProtocolError(f"a block of {len(frame[4])} arrays is too long for a frame")
         while True:
             try:
                 os.write(sink, packed)
@@ -202,6 +243,19 @@ class Channel:
         poll.register(self._source, select.POLLIN)
         poll.poll()
         self._read()
+
+
+def _frames(head: list[int], arrays: Mapping[str, Any]) -> list[list[Any]]:
+    """Cut a block into frames that are short enough, without their kind."""
+    if len(msgpack.packb([PART, *head, arrays])) <= select.PIPE_BUF:
+        return [[*head, arrays]]
+    names = list(arrays)
+    if len(names) == 1:
+        raise ProtocolError(f"the name of an array is too long for a frame: {names[0]:.40}...")
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    return [
+        frame for half in halves for frame in _frames(head, {name: arrays[name] for name in half})
+    ]
 
 
 def _close(*ends: int) -> None:

@@ -19,7 +19,7 @@ import dask_petuum as petuum
 from dask_petuum.data import open_dataset
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.config import shares_memory
-from dask_petuum.runtime.job import RunOptions
+from dask_petuum.runtime.job import LocalJob, RunOptions
 
 pytestmark = pytest.mark.timeout(300)
 MEGABYTE = 2**20
@@ -300,6 +300,26 @@ def test_a_run_with_tls(separate):
     with ClusterJob(separate, open_dataset(X, y)) as job:
         result = job.run(LeastSquares(5, 400), RunOptions(max_clocks=80))
     np.testing.assert_allclose(result.tables["w"][:, 0], np.arange(5.0), atol=1e-3)
+    assert_free(separate)
+
+
+def test_blocks_and_rounds_go_between_hosts(separate):
+    """As messages: the other tests' workers are on one host."""
+    from test_block_programs import Visits
+    from test_exchange import Walk
+
+    X = da.from_array(np.arange(160.0).reshape(-1, 2), chunks=(20, 2))
+    wide = da.from_array(np.arange(480.0).reshape(-1, 6), chunks=(20, 6))
+    for program, data in ((Walk(4), X), (Visits(), wide)):
+        expected = LocalJob(open_dataset(data)).run(program, RunOptions(4))
+        with ClusterJob(separate, open_dataset(data)) as job:
+            result = job.run(program, RunOptions(4))
+        for got, wanted in zip(result.blocks, expected.blocks, strict=True):
+            np.testing.assert_array_equal(got["value"], wanted["value"])
+        key = "log" if isinstance(program, Walk) else "seen"
+        for got, wanted in zip(result.outputs, expected.outputs, strict=True):
+            np.testing.assert_array_equal(got[key], wanted[key])
+        assert sum(record["bytes_in"] for record in result.history) > 0
     assert_free(separate)
 
 

@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 import dask_petuum as petuum
 from benchmarks.corpora import split_documents, synthetic
 from benchmarks.report import Row
-from dask_petuum.algorithms import lda
+from dask_petuum.algorithms import lda, lda_fit
 from dask_petuum.algorithms.lda_program import LDAProgram
 
 N_RANKS = 4
@@ -89,7 +89,7 @@ def time_to_perplexity(client: Client, quick: bool) -> tuple[float, float, str]:
     train, test = split_documents(counts, counts.shape[0] // 20)
     rows = train.shape[0] // N_RANKS
     X = da.from_array(train[: rows * N_RANKS].toarray(), chunks=(rows, -1))
-    original, lda.LDAProgram = lda.LDAProgram, PausingLDA
+    original, lda_fit.LDAProgram = lda_fit.LDAProgram, PausingLDA
     try:
         passes = 10 if quick else 30
         bsp = fit(client, X, "bsp", 0, passes)
@@ -100,7 +100,7 @@ def time_to_perplexity(client: Client, quick: bool) -> tuple[float, float, str]:
             if reached <= goal * 1.002:
                 break
     finally:
-        lda.LDAProgram = original
+        lda_fit.LDAProgram = original
     note = f"perplexity {goal:.1f} after {passes} passes; ESSP {reached:.1f} after {n}"
     return bsp.history_[-1]["seconds"], essp.history_[-1]["seconds"], note
 

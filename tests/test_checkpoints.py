@@ -192,7 +192,7 @@ def test_a_vault_keeps_what_is_asked_for():
     vault.forget(["f"])
     vault.put(PartKey("f", "r", 4, 0), {})
     assert [key.fit_id for key in vault.keys] == ["g"], "what is over stays over"
-    with pytest.raises(ProtocolError, match="fit f is over"):
+    with pytest.raises(CheckpointError, match="fit f is over"):
         vault.add_piece(message())
 
 

@@ -17,7 +17,13 @@ from typing import Any
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from dask_petuum.exceptions import ProtocolError, RunError, RunInterruptedError, TransportError
+from dask_petuum.exceptions import (
+    CheckpointError,
+    ProtocolError,
+    RunError,
+    RunInterruptedError,
+    TransportError,
+)
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.interrupt import shield_from_interrupts
 from dask_petuum.runtime.kept_parts import KeptParts
@@ -225,6 +231,9 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         """Keep a piece of another worker's part of a checkpoint."""
         try:
             return self.kept.take(message)
+        except CheckpointError as error:
+            logger.debug("A piece of a checkpoint comes too late: %s", error)
+            return {"status": "gone", "text": str(error)}
         except ProtocolError as error:
             logger.warning("A piece of a checkpoint is refused: %s", error)
             return {"status": "refused", "text": str(error)}

@@ -351,6 +351,35 @@ def test_where_nothing_is_whole_the_error_says_what_is_wrong(tmp_path):
         resumed(tmp_path)
 
 
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_part_with_a_pickle_is_refused_and_runs_no_code(tmp_path):
+    interrupted(tmp_path)
+    trap = tmp_path / "sprung"
+    for part in tmp_path.rglob("part-*.npz"):
+        with np.load(part) as archive:
+            names = archive.files
+        trapped = np.empty(1, object)
+        trapped[0] = Trap(str(trap))
+        np.savez(part, **dict.fromkeys(names, trapped))
+    with pytest.raises(
+        CheckpointError, match=r"part-0000.npz cannot be read: .*allow_pickle=False"
+    ):
+        resumed(tmp_path)
+    assert not trap.exists()
+    with np.load(part, allow_pickle=True) as archive:
+        archive[names[0]]
+    assert trap.exists(), "so that this test can fail"
+
+
 def test_an_empty_place_has_nothing_to_go_on_from(tmp_path):
     with pytest.raises(CheckpointError, match="there is no checkpoint to go on from"):
         resumed(tmp_path)

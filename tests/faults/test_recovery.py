@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import dask
 import dask.array as da
@@ -127,6 +129,21 @@ def run(client, monitor=None, place=None, **options):
 def test_a_rank_that_is_killed_is_replaced(client, undisturbed, rank):
     result = run(client, at(client, {12: lambda ranks: kill(ranks[rank])}))
     assert_same(result, undisturbed)
+
+
+def test_the_history_s_seconds_count_what_a_loss_takes(client):
+    told = []
+    event = at(client, {12: lambda ranks: kill(ranks[1])})
+
+    def monitor(record):
+        told.append(time.perf_counter())
+        return event(record)
+
+    seconds = [record["seconds"] for record in run(client, monitor).history]
+    assert seconds == sorted(seconds)
+    lost = max(after - before for before, after in pairwise(told))
+    # clocks since the last checkpoint are told of once and made twice
+    assert seconds[-1] - seconds[0] > lost / 2
 
 
 def test_losses_one_after_the_other(client, undisturbed):

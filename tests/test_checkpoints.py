@@ -352,13 +352,13 @@ def test_where_nothing_is_whole_the_error_says_what_is_wrong(tmp_path):
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
-        return open, (self.path, "w")
+        return os.mkdir, (self.path,)
 
 
 def test_a_part_with_a_pickle_is_refused_and_runs_no_code(tmp_path):

@@ -144,8 +144,10 @@ class Pipes:
                 self._take_answer(peer, number, *rest)
             elif kind == LETTER:
                 self._take_letter(peer, number, *rest)
-            else:
+            elif kind == READ:
                 self._letters.pop(number, None)
+            else:
+                raise ProtocolError(f"there are no frames of kind {kind!r:.20}")
         except Exception:
             logger.exception("Exception while handling a frame %.80r", frame)
 

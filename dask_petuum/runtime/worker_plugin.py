@@ -243,6 +243,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         try:
             return self.kept.give(message)
         except ProtocolError as error:
+            logger.warning("A question for a piece of a checkpoint is refused: %s", error)
             return {"status": "refused", "text": str(error)}
 
     async def forget(self, fit_ids: Sequence[str]) -> dict[str, Any]:
@@ -301,6 +302,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             sender = run.sender_of(message)
             message = run.transport.unpack(sender, message)
         except ProtocolError as error:
+            logger.warning("A message petuum_%s is refused: %s", operation, error)
             return {"status": "refused", "text": str(error)}
         answered = _Answer(asyncio.get_running_loop())
         run.reception.take(f"petuum_{operation}", message, answered)

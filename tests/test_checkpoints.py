@@ -192,7 +192,7 @@ def test_a_vault_keeps_what_is_asked_for():
     vault.forget(["f"])
     vault.put(PartKey("f", "r", 4, 0), {})
     assert [key.fit_id for key in vault.keys] == ["g"], "what is over stays over"
-    with pytest.raises(ProtocolError, match="fit f is over"):
+    with pytest.raises(CheckpointError, match="fit f is over"):
         vault.add_piece(message())
 
 
@@ -349,6 +349,35 @@ def test_where_nothing_is_whole_the_error_says_what_is_wrong(tmp_path):
         flip(part)
     with pytest.raises(CheckpointError, match=r"no checkpoint to go on from at .*part-0000.npz"):
         resumed(tmp_path)
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_part_with_a_pickle_is_refused_and_runs_no_code(tmp_path):
+    interrupted(tmp_path)
+    trap = tmp_path / "sprung"
+    for part in tmp_path.rglob("part-*.npz"):
+        with np.load(part) as archive:
+            names = archive.files
+        trapped = np.empty(1, object)
+        trapped[0] = Trap(str(trap))
+        np.savez(part, **dict.fromkeys(names, trapped))
+    with pytest.raises(
+        CheckpointError, match=r"part-0000.npz cannot be read: .*allow_pickle=False"
+    ):
+        resumed(tmp_path)
+    assert not trap.exists()
+    with np.load(part, allow_pickle=True) as archive:
+        archive[names[0]]
+    assert trap.exists(), "so that this test can fail"
 
 
 def test_an_empty_place_has_nothing_to_go_on_from(tmp_path):

@@ -119,6 +119,7 @@ def test_partitions_move_away_from_a_rank_that_is_slow_for_good(monkeypatch):
     [
         (lambda second: (0.4 * second, 0.45 * second), True),
         (lambda second: (0.4 * second, 0.9 * second), False),
+        (lambda second: (0.4 * second, 0.4 * second + 0.5 * min(second, 4)), True),  # a burst
     ],
 )
 def test_ranks_of_about_one_speed_keep_their_partitions(monkeypatch, busy_of, rebalances):

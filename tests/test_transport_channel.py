@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from conftest import PATIENCE
 
 from dask_petuum.exceptions import ProtocolError, TransportError
-from dask_petuum.transport.channel import PIPE_BYTES, Channel
+from dask_petuum.transport.channel import Channel
+from dask_petuum.transport.frames import PIPE_BYTES, frame_of
 from dask_petuum.transport.shared import Arena, PeerArena
 
 
@@ -182,3 +184,28 @@ def test_a_channel_that_is_dropped_closes_its_files() -> None:
     del rank
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_strangers_write_is_passed_over(
+    ranks: tuple[Rank, Rank], caplog: pytest.LogCaptureFixture
+) -> None:
+    sent, read, woken = range(3)
+    frames = [
+        [],
+        5,
+        [sent, 9, 0, 0, {}],  # of nobody
+        [sent, 0, 0, 0],
+        [sent, 0, 0, 0, [1]],
+        [sent, 0, [1], 0, {}],
+        [read, 0, 0, "x"],
+        [woken, 0],
+        [17, 0, 0, 0],
+    ]
+    pieces = [b"\x00" * 9, b"\xdd\xff\xff\xff\xff", *(frame_of(msgpack.packb(f)) for f in frames)]
+    with open(f"/proc/self/fd/{ranks[1].channel.describe()['channel']}", "wb", 0) as pipe:
+        for stamp, piece in enumerate(pieces):
+            caplog.clear()
+            pipe.write(piece)
+            ranks[0].send(1, 7, stamp, x=np.array([stamp]))
+            assert ranks[1].channel.take(0, 7, stamp)["x"] == [stamp]
+            assert caplog.records, piece

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import select
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 from conftest import PATIENCE
 
 from dask_petuum.exceptions import TransportError
-from dask_petuum.transport.pipes import FRAME_BYTES, PIPE_BYTES, Pipes
+from dask_petuum.transport.frames import FRAME_BYTES, PIPE_BYTES, frame_of, frames_in
+from dask_petuum.transport.pipes import Pipes
 from dask_petuum.transport.shared import Arena, PeerArena
 
 
@@ -154,3 +159,70 @@ def test_a_pipe_that_cannot_be_opened_is_not_used(ranks: tuple[Rank, Rank]) -> N
     arena = PeerArena.open(description)
     assert arena is not None
     assert not ranks[0].pipes.connect(1, description, arena)
+
+
+def strangers(frame: bytes) -> list[bytes]:
+    """What somebody else may write into a pipe."""
+    packed = [
+        [],
+        [0],
+        [0, 0, 0],
+        [9, 0, 0],
+        [0, 7, 0, "petuum_push", {}],
+        [2, 0, "x", "y", None],
+        5,
+    ]
+    return [
+        b"\x00",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xdd\xff\xff\xff\xff",  # a list of 2**32 - 1 items
+        frame[:20],  # an end that does not come
+        frame[:-1] + b"?",
+        frame[:2] + b"\xff\xff" + frame[4:],
+        b"\xc1",
+        *(frame_of(msgpack.packb(value)) for value in packed),
+        frame_of(b"\xc1\xc1"),
+        frame_of(msgpack.packb([2, 0, 0, 2**50, 100])),  # a letter that lies nowhere
+    ]
+
+
+def test_what_strangers_write_is_passed_over(
+    ranks: tuple[Rank, Rank], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each before a message of a peer, and in the middle of nothing."""
+    frame = frame_of(msgpack.packb([0, 0, 0, "petuum_push", {"text": "x" * 50}]))
+    path = f"/proc/self/fd/{ranks[1].pipes.describe()['pipe']}"
+    with open(path, "wb", buffering=0) as pipe:
+        for number, other in enumerate(strangers(frame)):
+            caplog.clear()
+            pipe.write(other)
+            ranks[1].answer_with = lambda message: {"status": "OK", "n": message["n"]}
+            assert call(ranks, {"n": number})["n"] == number
+            assert caplog.records, other
+    numbers = [message["n"] for _, message in ranks[1].got]
+    assert numbers == list(range(len(strangers(frame))))
+
+
+def test_frames_are_found_in_whatever_surrounds_them() -> None:
+    values = [[number, "x" * number] for number in range(0, 90, 7)]
+    stream = b"".join(b"\xc1P\xc1junk" + frame_of(msgpack.packb(value)) for value in values)
+    assert list(frames_in(stream + b"\xc1P", 0)) == values
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_can_open_neither_pipe_nor_arena(ranks: tuple[Rank, Rank]) -> None:
+    description = {**ranks[1].arena.describe(), **ranks[1].pipes.describe()}
+    paths = [f"/proc/{description['pid']}/fd/{description[name]}" for name in ("fd", "pipe")]
+    program = (
+        "import os, sys; os.setuid(65534)\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n"
+        "        os.open(path, os.O_WRONLY)\n"
+        "    except PermissionError:\n"
+        "        print('refused')\n"
+    )
+    for path in paths:
+        os.close(os.open(path, os.O_WRONLY))  # this user can
+    command = [sys.executable, "-S", "-c", program, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert done.stdout.split() == ["refused"] * 2

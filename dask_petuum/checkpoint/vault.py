@@ -70,15 +70,20 @@ class Vault:
 
     def __repr__(self) -> str:
         with self._lock:
-            n_bytes = sum(a.nbytes for arrays in self._parts.values() for a in arrays.values())
             fits = sorted({key.fit_id for key in self._parts})
-            return f"<Vault of {len(self._parts)} parts of {fits}, {n_bytes} bytes>"
+            return f"<Vault of {len(self._parts)} parts of {fits}, {self._n_bytes()} bytes>"
 
     @property
     def keys(self) -> list[PartKey]:
         """What is kept."""
         with self._lock:
             return sorted(self._parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that are kept."""
+        with self._lock:
+            return self._n_bytes()
 
     def put(self, key: PartKey, arrays: Mapping[str, Array]) -> None:
         """Keep a part of this worker's own; the arrays must not change any more."""
@@ -107,6 +112,8 @@ class Vault:
         ------
         ProtocolError
             For a piece that cannot be one.
+        CheckpointError
+            Where the fit is over: it ended while its last part was on its way.
         """
         key, name = PartKey.of(message), field_of(message, "name", str)
         piece = field_of(message, "piece", np.ndarray)
@@ -116,7 +123,7 @@ class Vault:
             raise ProtocolError(f"a piece of {piece.size} bytes at {offset} is none of {n_bytes}")
         with self._lock:
             if key.fit_id in self._forgotten:
-                raise ProtocolError(f"fit {key.fit_id} is over")
+                raise CheckpointError(f"fit {key.fit_id} is over")
             part = self._parts.get(key, {})
             array = part.get(name)
             if array is None:
@@ -142,9 +149,13 @@ class Vault:
                 if key.fit_id in fit_ids:
                     del self._parts[key]
 
+    def _n_bytes(self) -> int:
+        """The lock is held."""
+        return sum(a.nbytes for arrays in self._parts.values() for a in arrays.values())
+
     def _room_for(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Make an array, where there is room; the lock is held."""
-        kept = sum(a.nbytes for arrays in self._parts.values() for a in arrays.values())
+        kept = self._n_bytes()
         wanted = _n_bytes(shape, dtype)
         if kept + wanted > self._limit:
             raise ProtocolError(

@@ -85,6 +85,7 @@ class ClusterFit:
         self._saved: Manifest | None = None
         self._n_losses = 0
         self._slowness: dict[str, float] | None = None
+        self._began = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<ClusterFit {self._fit_id}, epoch {self._epoch}, from {self._saved}>"
@@ -128,6 +129,7 @@ class ClusterFit:
             save_clocks=clocks,
             save_seconds=seconds,
             bounded=self._consistency.bounded,
+            elapsed=time.monotonic() - self._began if self._epoch else 0.0,
         )
         hidden = hidden_tables(self._program, plan)
         tables = (*self._program.tables(), *hidden)

@@ -13,17 +13,12 @@ from typing import Any, Protocol
 
 from dask_petuum.config import get
 from dask_petuum.exceptions import RunError
-from dask_petuum.runtime.rebalance import longest_time, rebalance
+from dask_petuum.runtime.pace import Pace
 
 __all__ = ["Membership", "Reform"]
 
-#: Seconds and clocks of an epoch before ranks are compared.
-WATCH_SECONDS = 3.0
-WATCH_CLOCKS = 5
 #: Time between two requests for a checkpoint that does not lie with workers that leave, seconds.
 ASK_SECONDS = 2.0
-#: The longest time of a rank must fall to this share by moving partitions.
-WORTH_MOVING = 0.8
 
 
 class Reform(RunError):
@@ -71,15 +66,15 @@ class Membership:
         Whether the run has checkpoints: without, its members stay.
     """
 
-    # The mutable state is why members are to change, since which checkpoint, since when the epoch
-    # has been watched, and when a checkpoint was asked for.
+    # The mutable state is why members are to change, since which checkpoint, the ranks' pace, and
+    # when a checkpoint was asked for.
 
     def __init__(self, placed: Placed, can_save: bool) -> None:
         self._placed = placed
         self._can_save = can_save
         self._wish: Reform | None = None
         self._saved_before = -1
-        self._since: tuple[float, list[int], list[float]] | None = None
+        self._pace = Pace(placed.work, placed.ranks)
         self._asked: float | None = None
 
     def look(self, run: Saving, news: Mapping[str, Any]) -> None:
@@ -128,32 +123,15 @@ class Membership:
         if not get("recovery.rebalance"):
             return None
         clocks = list(news["clocks"])
-        busy = [
-            float(news["ranks"].get(str(rank), {}).get("busy", 0.0)) for rank in range(len(clocks))
-        ]
-        now = time.monotonic()
-        if self._since is None or len(self._since[1]) != len(clocks):
-            if min(clocks) > 0:
-                self._since = now, clocks, busy
+        told = [news["ranks"].get(str(rank), {}) for rank in range(len(clocks))]
+        busy = [float(state.get("busy", 0.0)) for state in told]
+        slowness = self._pace.look(time.monotonic(), clocks, busy)
+        if slowness is None:
             return None
-        began, clocks_then, busy_then = self._since
-        made = [n - n_then for n, n_then in zip(clocks, clocks_then, strict=True)]
-        if now - began < WATCH_SECONDS or min(made) < WATCH_CLOCKS:
-            return None
-        self._since = now, clocks, busy
-        work = self._placed.work
-        loads = [0] * len(clocks)
-        for size, rank in zip(work, self._placed.ranks, strict=True):
-            loads[rank] += size
-        seconds = [
-            (n - n_then) / max(m, 1) for n, n_then, m in zip(busy, busy_then, made, strict=True)
-        ]
-        slowness = [max(s, 1e-9) / max(load, 1) for s, load in zip(seconds, loads, strict=True)]
-        ranks = self._placed.ranks
-        better = longest_time(work, rebalance(work, ranks, slowness), slowness)
-        if better > WORTH_MOVING * longest_time(work, ranks, slowness):
-            return None
+        slowest = max(range(len(clocks)), key=slowness.__getitem__)
+        address, times = self._placed.addresses[slowest], slowness[slowest] / min(slowness)
         return Reform(
-            "partitions move away from a slow rank",
+            f"{address} takes {times:.1f} times as long for its work as the fastest; "
+            "partitions move away from this slow rank",
             slowness=dict(zip(self._placed.addresses, slowness, strict=True)),
         )

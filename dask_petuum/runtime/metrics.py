@@ -49,6 +49,8 @@ class LoopPlan:
         Clocks or seconds between two checkpoints, whichever comes first; None: no such limit.
     bounded
         Whether a rank may be behind by ``slack`` clocks only.
+    elapsed
+        Seconds since the fit began, when this epoch of it begins.
     """
 
     max_clocks: int
@@ -57,6 +59,7 @@ class LoopPlan:
     save_clocks: int | None = None
     save_seconds: float | None = None
     bounded: bool = True
+    elapsed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class Metrics:
         self._n_metrics = len(program.metrics)
         self._stop_after: int | None = None
         self._why = ""
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() - plan.elapsed
         self.history: list[Record] = []
         self.n_done = 0
         #: The store's clock to which each row belongs.
@@ -207,7 +210,8 @@ class Metrics:
         for number in range(self.n_done):
             then = seconds[min(number, len(seconds) - 1)]
             self._append(self._view.values[number + 1], then)
-        self._started -= seconds[-1]
+        # of a fit that an earlier process began only this is known
+        self._started = min(self._started, time.perf_counter() - seconds[-1])
         self._save_after = None
         self._wished_until = self.n_done
         self._cadence.begin_again()

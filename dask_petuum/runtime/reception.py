@@ -6,6 +6,7 @@ that, in kernels that release the GIL, so that the loop only moves messages.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -20,6 +21,8 @@ from dask_petuum.store.codec import chunk_bytes
 from dask_petuum.store.messages import number_of
 
 __all__ = ["Reception"]
+
+logger = logging.getLogger(__name__)
 
 #: Messages, blocks and shards up to this size are handled on the event loop, bytes: 0.1 ms of a
 #: memcpy, less than the way to another thread and back.
@@ -60,6 +63,7 @@ class Reception:
         A block is answered when this rank's thread has taken it: the sender then sends the next.
         """
         run, handle = self._run(), _HANDLERS.get(operation)
+        answer = partial(_answer_and_log, operation, answer)
         if run is None:
             answer({"status": "gone", "text": "the run is over on this worker"})
         elif handle is None:
@@ -68,6 +72,12 @@ class Reception:
             _handle(handle, run, message, answer)
         else:
             self._pool.submit(_handle, handle, run, message, answer)
+
+
+def _answer_and_log(operation: str, answer: Answer, reply: Message) -> None:
+    if reply.get("status") == "refused":
+        logger.warning("A message %s is refused: %s", operation, reply.get("text"))
+    answer(reply)
 
 
 def _handle(handle: Handler, run: Receiver, message: Message, answer: Answer) -> None:

@@ -17,7 +17,13 @@ from typing import Any
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from dask_petuum.exceptions import ProtocolError, RunError, RunInterruptedError, TransportError
+from dask_petuum.exceptions import (
+    CheckpointError,
+    ProtocolError,
+    RunError,
+    RunInterruptedError,
+    TransportError,
+)
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.interrupt import shield_from_interrupts
 from dask_petuum.runtime.kept_parts import KeptParts
@@ -225,6 +231,9 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         """Keep a piece of another worker's part of a checkpoint."""
         try:
             return self.kept.take(message)
+        except CheckpointError as error:
+            logger.debug("A piece of a checkpoint comes too late: %s", error)
+            return {"status": "gone", "text": str(error)}
         except ProtocolError as error:
             logger.warning("A piece of a checkpoint is refused: %s", error)
             return {"status": "refused", "text": str(error)}
@@ -234,6 +243,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         try:
             return self.kept.give(message)
         except ProtocolError as error:
+            logger.warning("A question for a piece of a checkpoint is refused: %s", error)
             return {"status": "refused", "text": str(error)}
 
     async def forget(self, fit_ids: Sequence[str]) -> dict[str, Any]:
@@ -292,6 +302,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             sender = run.sender_of(message)
             message = run.transport.unpack(sender, message)
         except ProtocolError as error:
+            logger.warning("A message petuum_%s is refused: %s", operation, error)
             return {"status": "refused", "text": str(error)}
         answered = _Answer(asyncio.get_running_loop())
         run.reception.take(f"petuum_{operation}", message, answered)

@@ -5,8 +5,8 @@ and the caches (2026-11); through a pipe it takes a tenth of that. Each rank rea
 others open its end through ``/proc/PID/fd``, as they do with its arena (:mod:`.shared`): no
 name, no port, and only processes of the same user can.
 
-A frame is msgpack, at most ``PIPE_BUF`` bytes, so that frames of several writers do not mix. A
-longer one lies in the sender's arena, and the pipe says where, until its reader says that it has
+A frame (:mod:`.frames`) is short, so that frames of several writers do not mix. A longer one lies
+in the sender's arena, and the pipe says where, until its reader says that it has
 read it. Nothing is pickled. A pipe loses nothing, so there is no repetition here; a peer whose
 process has ended is a :class:`TransportError`.
 """
@@ -17,7 +17,6 @@ import fcntl
 import itertools
 import logging
 import os
-import select
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +28,7 @@ import numpy as np
 
 from dask_petuum.exceptions import ProtocolError, TransportError
 from dask_petuum.transport.base import OnReply, Reply
+from dask_petuum.transport.frames import FRAME_BYTES, PIPE_BYTES, frame_of, frames_in
 from dask_petuum.transport.shared import LEAST_BYTES, Arena, PeerArena
 from dask_petuum.transport.wire import inline, pack, unpack
 
@@ -36,10 +36,6 @@ __all__ = ["Pipes"]
 
 logger = logging.getLogger(__name__)
 
-#: Frames up to this size arrive in one piece, whoever else writes.
-FRAME_BYTES = select.PIPE_BUF
-#: Room of a pipe, bytes, where the system gives it; and what is read of it at once.
-PIPE_BYTES = 2**18
 #: Pause before a full pipe is tried again, seconds.
 PAUSE = 0.001
 #: Kinds of frames: [kind, rank of the sender, number, ...]
@@ -76,7 +72,6 @@ class Pipes:
             fcntl.fcntl(self._sink, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         except OSError as error:  # this user's pipes have taken all that they may
             logger.debug("The pipe stays small: %s", error)
-        self._frames = msgpack.Unpacker(raw=False, strict_map_key=False)
         self._numbers = itertools.count()
         self._peers: dict[int, tuple[int, PeerArena]] = {}
         #: Calls without an answer: its arrays must live until it is there.
@@ -122,9 +117,8 @@ class Pipes:
             data = os.read(self.source, PIPE_BYTES)
         except BlockingIOError:
             return
-        self._frames.feed(data)
-        for frame in self._frames:
-            self._take(*frame)
+        for frame in frames_in(data, self._rank):
+            self._take(frame)
 
     def close(self) -> None:
         """Close all ends; the source must not be watched any more. No answer is handed on."""
@@ -138,19 +132,24 @@ class Pipes:
         self._waiting.clear()
         self._letters.clear()
 
-    def _take(self, kind: int, peer: int, number: int, *rest: Any) -> None:
+    def _take(self, frame: Sequence[Any]) -> None:
         """Take a frame; what goes wrong must not end the reading of others."""
         try:
+            kind, peer, number, *rest = frame
+            if peer not in self._peers:
+                raise ProtocolError(f"a frame of rank {peer}, who is not near")
             if kind == CALL:
                 self._take_call(peer, number, *rest)
             elif kind == ANSWER:
                 self._take_answer(peer, number, *rest)
             elif kind == LETTER:
                 self._take_letter(peer, number, *rest)
-            else:
+            elif kind == READ:
                 self._letters.pop(number, None)
+            else:
+                raise ProtocolError(f"there are no frames of kind {kind!r:.20}")
         except Exception:
-            logger.exception("Exception while handling a frame of rank %s", peer)
+            logger.exception("Exception while handling a frame %.80r", frame)
 
     def _take_call(self, peer: int, number: int, operation: str, message: Message) -> None:
         answer = partial(self._answer, peer, number)
@@ -174,7 +173,7 @@ class Pipes:
     def _take_letter(self, peer: int, number: int, offset: int, size: int) -> None:
         letter = bytes(self._peers[peer][1].array(offset, (size,), "|u1"))
         self._try_to_send(peer, [READ, self._rank, number])
-        self._take(*msgpack.unpackb(letter, raw=False, strict_map_key=False))
+        self._take(msgpack.unpackb(letter, raw=False, strict_map_key=False))
 
     def _answer(self, peer: int, number: int, reply: Reply) -> None:
         self._try_to_send(peer, [ANSWER, self._rank, number, reply])
@@ -193,7 +192,7 @@ class Pipes:
             if not self._is_open:
                 return
             backlog = self._backlogs[peer]
-            backlog.append(packed)
+            backlog.append(frame_of(packed))
             if len(backlog) == 1:
                 self._write(peer, backlog)
 

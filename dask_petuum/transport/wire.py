@@ -58,19 +58,27 @@ def unpack(value: Any, arena: PeerArena | None) -> Any:
     Raises
     ------
     ProtocolError
-        For a place in shared memory where none is shared, or outside of it.
+        For a place in shared memory where none is shared, or outside of it; for what is no place
+        or no array, and for what is nested too deeply.
     """
+    try:
+        return _unpacked(value, arena)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ProtocolError(f"a message cannot be read: {error!r:.200}") from error
+
+
+def _unpacked(value: Any, arena: PeerArena | None) -> Any:
     if isinstance(value, Mapping):
         if INLINE in value:
             return _array_of(value)
         if SHARED not in value:
-            return {key: unpack(item, arena) for key, item in value.items()}
+            return {key: _unpacked(item, arena) for key, item in value.items()}
         if arena is None:
             raise ProtocolError("a message names shared memory, but its sender shares none")
         shape = tuple(int(n) for n in value["shape"])
         return arena.array(int(value[SHARED]), shape, str(value["dtype"]))
     if isinstance(value, (list, tuple)):
-        return [unpack(item, arena) for item in value]
+        return [_unpacked(item, arena) for item in value]
     return value
 
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import dask
 import dask.array as da
@@ -127,6 +131,21 @@ def test_a_rank_that_is_killed_is_replaced(client, undisturbed, rank):
     assert_same(result, undisturbed)
 
 
+def test_the_history_s_seconds_count_what_a_loss_takes(client):
+    told = []
+    event = at(client, {12: lambda ranks: kill(ranks[1])})
+
+    def monitor(record):
+        told.append(time.perf_counter())
+        return event(record)
+
+    seconds = [record["seconds"] for record in run(client, monitor).history]
+    assert seconds == sorted(seconds)
+    lost = max(after - before for before, after in pairwise(told))
+    # clocks since the last checkpoint are told of once and made twice
+    assert seconds[-1] - seconds[0] > lost / 2
+
+
 def test_losses_one_after_the_other(client, undisturbed):
     first = {clock: lambda ranks: kill(ranks[0]) for clock in (8, 16, 24)}
     assert_same(run(client, at(client, first)), undisturbed)
@@ -158,6 +177,19 @@ def test_with_files_two_losses_at_once_are_survived(client, undisturbed, tmp_pat
     result = run(client, at(client, {14: lambda ranks: kill(ranks[0], ranks[1])}), place)
     assert_same(result, undisturbed)
     assert list(tmp_path.rglob("*.npz")) == []
+
+
+def test_with_files_the_loss_of_all_workers_is_survived(client, undisturbed, tmp_path):
+    """Whoever is there again reads the files, and computes the data again."""
+    place = Place(str(tmp_path))
+    result = run(client, at(client, {14: lambda ranks: kill(*ranks)}), place)
+    assert_same(result, undisturbed)
+    assert list(tmp_path.rglob("*.npz")) == []
+
+
+def test_without_files_the_loss_of_all_workers_says_what_was_lost(client):
+    with pytest.raises(RankLostError, match=r"checkpoint at clock \d+ was lost .* 0 .*, 1 .*, 2 "):
+        run(client, at(client, {14: lambda ranks: kill(*ranks)}))
 
 
 def test_recovery_can_be_turned_off(client):
@@ -210,6 +242,42 @@ def test_a_run_whose_caller_is_gone_goes_on_from_files(client, undisturbed, tmp_
     result = run(client, lambda r: seen.append(r["clock"]), Place(None, str(tmp_path)))
     assert_same(result, undisturbed)
     assert list(tmp_path.rglob("*.npz")) == []
+
+
+FIT = """
+import os, signal, sys
+
+sys.path[:0] = {path!r}
+from distributed import Client
+from test_recovery import Place, run
+
+
+def die(record):
+    if record["clock"] == 17:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    with Client({address!r}) as client:
+        run(client, die, Place({folder!r}))
+"""
+
+
+def test_a_fit_whose_client_was_killed_goes_on_elsewhere(client, mortals, undisturbed, tmp_path):
+    """Kill -9 of the client's process; in BSP the end is that of an undisturbed fit."""
+    script, folder = tmp_path / "fit.py", tmp_path / "checkpoints"
+    address = mortals.scheduler_address
+    script.write_text(FIT.format(path=sys.path, address=address, folder=str(folder)))
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list(folder.rglob("manifest.json"))
+    told = []
+    resume = Place(None, str(folder))
+    result = run(client, lambda record: told.append(record["clock"]), resume)
+    assert resume.has_resumed
+    assert_same(result, undisturbed)
+    assert not list(folder.rglob("*.npz"))
 
 
 def test_a_new_fit_does_not_begin_where_another_ones_checkpoints_are(client, tmp_path):

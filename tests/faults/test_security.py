@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 
 import dask
@@ -218,3 +219,59 @@ def test_a_part_that_is_none_does_not_spoil_a_running_fit(crew, part):
         result = job.run(Secrets(), RunOptions(40, save_clocks=3, monitor=monitor))
     assert statuses == ["refused"]
     assert result.n_clocks == 40
+
+
+OPERATIONS = ("push", "pull", "open", "step", "block", "fetch", "fetched")
+PLACE = {"shape": [2], "dtype": "<f8"}
+NESTED = functools.reduce(lambda inner, _: [inner], range(400), 0)
+
+
+def malformed(run_id):
+    """What is no message of a run, in its name."""
+    head = {"run": run_id, "rank": 0}
+    sender = {**head, "epoch": 0, "clock": 12}
+    return [
+        head,
+        {"run": run_id},
+        {"run": [run_id], "rank": 0},
+        {**head, "rank": 2},
+        {**head, "rank": True},
+        {**sender, "epoch": 7},
+        {**sender, "clock": 2**62 + 1, "last": False, "chunks": []},
+        {**sender, "last": False, "chunks": 5},
+        {**sender, "last": False, "chunks": [{"kind": "csr", "rows": 1}]},
+        {**sender, "push": 1, "pull": None},
+        {**sender, "table": "none", "plan": 0, "need": 0, "blocks": []},
+        {**sender, "block": -1, "stamp": 0, "arrays": {}},
+        {**sender, "block": 0, "stamp": 0, "arrays": [NESTED]},
+        {**head, "x": {"__shared__": 2**62, **PLACE}},
+        {**head, "x": {"__shared__": 4096, "shape": None, "dtype": "<f8"}},
+        {**head, "x": {"__shared__": 4096, "shape": [2**62, 2**62], "dtype": "<f8"}},
+        {**head, "x": {"__shared__": "here", **PLACE}},
+        {**head, "x": {"__inline__": b"12345678", "shape": [1], "dtype": "O"}},
+        {**head, "x": {"__inline__": b"123", **PLACE}},
+        {**head, "x": {"__inline__": b"123", "dtype": "no type", "shape": [1]}},
+    ]
+
+
+def test_malformed_messages_of_a_run_are_refused_and_it_goes_on(crew):
+    pids, statuses = sorted(crew.processes), []
+
+    def monitor(record):
+        board = crew.board()
+        if int(record["clock"]) == 10 and board is not None:
+            for message in malformed(board.run_id):
+                statuses.extend(
+                    send(crew, address, f"petuum_{operation}", message=message)
+                    for operation in OPERATIONS
+                    for address in board.addresses
+                )
+        return bool(statuses)
+
+    rows = open_dataset(da.zeros((4, 1), chunks=(1, 1)))
+    with ClusterJob(crew.client, rows) as job:
+        result = job.run(Secrets(), RunOptions(20_000, save_clocks=100, monitor=monitor))
+    assert set(statuses) <= {"refused", "gone"}, "gone: a block that is fetched from nowhere"
+    assert statuses.count("refused") > 0.9 * len(statuses) > 200
+    assert result.tables["secret"][5].tobytes() == SECRET * 4
+    assert sorted(crew.processes) == pids

@@ -66,7 +66,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._heard = asyncio.Event()
         self._handover = Handover(scheduler, self._armed, self._desk, self._boards)
         self._restore = adapter.around_retirement(scheduler, self._handover.wait)
-        self._leases = Leases(scheduler, pause=4 * LOOK_SECONDS)
+        self._leases = Leases(scheduler, 4 * LOOK_SECONDS, self._roster.expect_no_other)
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_hello": self.hello,
             "petuum_status": self.status,
@@ -329,8 +329,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """End the runs that had a rank there."""
-        retires = str(kwargs.get("stimulus_id", "")).startswith("retire")
-        self._roster.remove(worker, time(), retires)
+        self._roster.remove(worker, time(), str(kwargs.get("stimulus_id", "")).startswith("retire"))
         self._heard.set()
         for run_id, board in self._boards.items():
             if board.lose_worker(worker):
@@ -364,6 +363,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
 
     def _announce_failure(self, run_id: str, board: Board) -> None:
         assert board.failure is not None
+        self._leases.suspect(board.addresses if board.failure.kind == "lost" else ())
         logger.info("Run %s ends: %s", run_id, board.failure.text)
         self._cast(board, "petuum-interrupt", cause=board.failure.text)
         self._notify(run_id)

@@ -160,7 +160,10 @@ class HostCrew(Members):
         worker += [self.cluster.scheduler_address, "--host", address_of(host)]
         worker += ["--worker-port", PORTS[0], "--nanny-port", PORTS[1], "--nthreads", "1"]
         worker += ["--no-dashboard", "--memory-limit", "0", "--local-directory", place]
-        env = {"DASK_" + k.replace(".", "__").upper(): str(v) for k, v in self._values.items()}
+        env = {
+            "DASK_" + k.replace(".", "__").replace("-", "_").upper(): str(v)
+            for k, v in self._values.items()
+        }
         env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._hosts.start(host, ["sh", "-c", SERVICE, "sh", *worker], env=env, cwd=place)
 

@@ -47,13 +47,14 @@ class Hosts:
         What each is joined by.
     """
 
-    # The mutable state is the processes, the switch first, and the numbers of the hosts that exist.
+    # The mutable state is the switch, the processes of each host, and which hosts have vanished.
 
     def __init__(self, n_hosts: int, wire: Wire) -> None:
         self._n_first = n_hosts
         self._wire = wire
         self._n_made = 0
         self._switch: subprocess.Popen[str] | None = None
+        self._gone: set[int] = set()
         self._processes: dict[int, list[subprocess.Popen[Any]]] = {}
 
     def __repr__(self) -> str:
@@ -91,6 +92,11 @@ class Hosts:
         for host in list(self._processes):
             self._end(host)
 
+    @property
+    def names(self) -> list[str]:
+        """Namespaces of the hosts that there are, or were until the end."""
+        return [namespaces.name_of(host) for host in range(self._n_made) if host not in self._gone]
+
     def add(self) -> int:
         """Make another host; return its number."""
         host, self._n_made = self._n_made, self._n_made + 1
@@ -110,6 +116,7 @@ class Hosts:
         """Take a host away, with all that runs there: nobody gets a last word of it."""
         self._tell(host, None)
         self._end(host)
+        self._gone.add(host)
 
     def entered(self, host: int) -> AbstractContextManager[None]:
         """Let this thread, and what it starts, be on a host."""

@@ -1,4 +1,4 @@
-"""Network namespaces, named after the process that owns them: a killed one leaves no trace for long.
+"""Network namespaces, named after the process that owns them: those of a killed one are swept.
 
 A namespace outlives its maker. So its name holds the maker's process id, and who makes namespaces
 first removes those whose maker is gone, with the processes that live in them.

@@ -18,7 +18,7 @@ import dask
 from distributed import Client, LocalCluster, Nanny
 from distributed.core import Status
 from distributed.utils import get_mp_context
-from members import PATIENCE, Members
+from members import FEW_MESSAGES, PATIENCE, Members
 
 #: Gets the scheduler's address, gives arguments of a Nanny.
 Make = Callable[[str], dict[str, Any]]
@@ -31,6 +31,7 @@ SETTINGS = {
     "petuum.recovery.wait": "30s",  # a worker that was killed comes back, on a busy machine too
     "petuum.recovery.lease": "6s",
     "distributed.worker.multiprocessing-method": "forkserver",
+    **FEW_MESSAGES,
 }
 #: What the process that workers are forked from has imported.
 PRELOAD = (

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import dask
 from distributed import Client, LocalCluster
-from members import Members
+from members import FEW_MESSAGES, Members
 
 from benchmarks.links import Hosts, Wire, address_of
 
@@ -59,6 +59,7 @@ class HostCrew(Members):
             "petuum.shared-memory": False,  # hosts of one machine have none
             "distributed.worker.multiprocessing-method": "forkserver",
             "distributed.logging.distributed": "error",
+            **FEW_MESSAGES,
             **(settings or {}),
         }
         self._settings = dask.config.set(self._values)
@@ -180,3 +181,8 @@ class HostCrew(Members):
             for timer in self._timers:
                 timer.cancel()
             self._timers.clear()
+
+
+def _variable_of(key: str) -> str:
+    """The environment's name of a setting; a shell passes on none with hyphens."""
+    return "DASK_" + key.replace(".", "__").replace("-", "_").upper()

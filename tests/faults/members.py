@@ -10,7 +10,11 @@ from typing import Any
 
 from distributed import Client, LocalCluster
 
-__all__ = ["PATIENCE", "Members"]
+__all__ = ["FEW_MESSAGES", "PATIENCE", "Members", "held"]
+
+#: Dask keeps each connection's last 1,000 batches of messages, with the tasks in them and data that
+#: belong to a graph: 20 MiB for four fits of the soak, for ever (2026-11-26).
+FEW_MESSAGES = {"distributed.admin.low-level-log-length": 20}
 
 #: Longest wait for workers to come or go, seconds.
 PATIENCE = 120
@@ -38,6 +42,11 @@ class Members(ABC):
     @abstractmethod
     def refill(self) -> None:
         """Wait until there are ``size`` workers that answer."""
+
+    @property
+    @abstractmethod
+    def n_members(self) -> tuple[int, int]:
+        """How many workers there are at least and at most: some begin, some leave."""
 
     @property
     def addresses(self) -> list[str]:

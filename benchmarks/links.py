@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class Hosts:
         self._n_first = n_hosts
         self._wire = wire
         self._n_made = 0
+        self._group = secrets.token_hex(2)  # a process may have several
         self._switch: subprocess.Popen[str] | None = None
         self._gone: set[int] = set()
         self._processes: dict[int, list[subprocess.Popen[Any]]] = {}
@@ -95,12 +97,12 @@ class Hosts:
     @property
     def names(self) -> list[str]:
         """Namespaces of the hosts that there are, or were until the end."""
-        return [namespaces.name_of(host) for host in range(self._n_made) if host not in self._gone]
+        return [self._name(host) for host in range(self._n_made) if host not in self._gone]
 
     def add(self) -> int:
         """Make another host; return its number."""
         host, self._n_made = self._n_made, self._n_made + 1
-        address, name = address_of(host), namespaces.name_of(host)
+        address, name = address_of(host), self._name(host)
         namespaces.make(name)
         self._processes[host] = []
         self.join(host, self._wire)
@@ -120,7 +122,7 @@ class Hosts:
 
     def entered(self, host: int) -> AbstractContextManager[None]:
         """Let this thread, and what it starts, be on a host."""
-        return namespaces.entered(namespaces.name_of(host))
+        return namespaces.entered(self._name(host))
 
     def start(
         self,
@@ -131,25 +133,28 @@ class Hosts:
     ) -> subprocess.Popen[Any]:
         """Start a process on a host, options as of `Popen`; it ends with the host."""
         process = subprocess.Popen(
-            ["ip", "netns", "exec", namespaces.name_of(host), *command],
+            ["ip", "netns", "exec", self._name(host), *command],
             env={**os.environ, **(env or {})},
             **options,
         )
         self._processes[host].append(process)
         return process
 
+    def _name(self, host: int) -> str:
+        return namespaces.name_of(f"{self._group}-{host}")
+
     def _end(self, host: int) -> None:
         processes = self._processes.pop(host)
         for process in reversed(processes):
             process.kill()
-        namespaces.remove(namespaces.name_of(host))
+        namespaces.remove(self._name(host))
         for process in processes:
             process.wait()
 
     def _tell(self, host: int, wire: dict[str, Any] | None) -> None:
         assert self._switch is not None
         assert self._switch.stdin is not None
-        command = {"host": host, "wire": wire, "namespace": namespaces.name_of(host)}
+        command = {"host": host, "wire": wire, "namespace": self._name(host)}
         self._switch.stdin.write(json.dumps(command) + "\n")
         self._switch.stdin.flush()
         self._expect("done")

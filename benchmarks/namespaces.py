@@ -43,7 +43,7 @@ def why_not() -> str:
     return ""
 
 
-def name_of(host: object) -> str:
+def name_of(host: str) -> str:
     """Name of a namespace of this process."""
     return f"{PREFIX}-{os.getpid()}-{host}"
 
@@ -100,7 +100,7 @@ def ip(*words: str) -> None:
 
 def _is_owned(name: str) -> bool:
     """Whether the process that made a namespace lives; another one's with its id counts, too."""
-    parts = re.fullmatch(rf"{PREFIX}-(\d+)-\w+", name)
+    parts = re.fullmatch(rf"{PREFIX}-(\d+)-.+", name)
     return parts is None or Path("/proc", parts[1]).exists()
 
 

@@ -137,7 +137,9 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(capfd):
     assert len(names) == 2
     assert namespaces.sweep() == [], "its owner lives"
     os.kill(owner.pid, signal.SIGKILL)
-    owner.communicate()
+    owner.wait()
+    owner.stdin.close()
+    owner.stdout.close()  # what it has started has it, too, and lives
     assert all((namespaces.FOLDER / name).exists() for name in names)
     with Hosts(1, Wire()) as hosts:
         assert not any((namespaces.FOLDER / name).exists() for name in names)

@@ -87,10 +87,15 @@ def test_a_silent_worker_of_a_run_that_lost_touch_is_given_up_though_the_run_is_
     for now in range(100, 103):
         looking.look(["a", "b", "c"], ["a", "b"], float(now))
     looking.suspect(["a", "b"])
+    assert looking.suspects == ["a", "b"]
     scheduler.workers["b"].last_seen = 102.5
     for now in range(103, 113):
         looking.look(["a", "b", "c"], [], float(now))
     assert given_up == ["a"], "b was heard of, and nobody needs c"
+    assert looking.suspects == ["a"]
+    del scheduler.workers["a"]
+    looking.look(["b", "c"], [], 113.0)
+    assert looking.suspects == []
 
 
 @pytest.mark.parametrize("nanny_answers", [True, False])

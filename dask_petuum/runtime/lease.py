@@ -61,11 +61,16 @@ class Leases:
                 self._given_up.add(address)
                 adapter.soon(self._scheduler, self._give_up, address)
 
+    @property
+    def suspects(self) -> list[str]:
+        """Workers of which it is not known whether they live."""
+        return sorted(self._suspects)
+
     def suspect(self, addresses: Iterable[str]) -> None:
         """Keep looking at the workers of a run that has lost touch, until each is heard of.
 
-        Its ranks may notice a silent peer before its lease is over; the next epoch would wait for
-        that peer's data, or its nanny, without needing it as a rank.
+        Its ranks may notice a silent peer before its lease is over, and while its nanny is asked;
+        the next epoch should not begin with it.
         """
         self._suspects.update(addresses)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from time import time
 from typing import Any
@@ -109,6 +110,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "there": list(self._scheduler.workers),
             "leaving": self._handover.leaving,
             "returning": self._roster.n_returning(time()),
+            "doubtful": self._leases.suspects,
             "fits": self._desk.fits,
             "runs": {
                 run_id: board.view(len(board.records)) for run_id, board in self._boards.items()
@@ -359,11 +361,12 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     def _fail(self, run_id: str, failure: Failure) -> None:
         board = self._boards.get(run_id)
         if board is not None and board.fail(failure):
+            # a rank has lost touch with a peer that may be about to be given up
+            self._leases.suspect(board.addresses if failure.kind == "lost" else ())
             self._announce_failure(run_id, board)
 
     def _announce_failure(self, run_id: str, board: Board) -> None:
         assert board.failure is not None
-        self._leases.suspect(board.addresses if board.failure.kind == "lost" else ())
         logger.info("Run %s ends: %s", run_id, board.failure.text)
         self._cast(board, "petuum-interrupt", cause=board.failure.text)
         self._notify(run_id)
@@ -394,7 +397,5 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         event = self._changed.get(run_id)
         if event is None:
             return
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(event.wait(), timeout)
-        except TimeoutError:
-            return

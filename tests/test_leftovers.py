@@ -29,7 +29,7 @@ from dask_petuum.algorithms.matrix_factorization import MatrixFactorization
 from dask_petuum.algorithms.softmax_regression import SoftmaxRegression
 from dask_petuum.store.consistency import Consistency
 
-N_FITS = 5
+N_FITS = 4
 N_WORKERS = 2
 RNG = np.random.default_rng(0)
 ROWS = RNG.standard_normal((240, 5))
@@ -79,8 +79,9 @@ def quiet():
 def objects():
     """How many of our objects there are, by type, classes and constants of modules included."""
     gc.collect()
-    found = (f"{type(o).__module__}.{type(o).__qualname__}" for o in gc.get_objects())
-    return Counter(name for name in found if name.startswith("dask_petuum."))
+    types = Counter(map(type, gc.get_objects()))
+    ours = {cls: n for cls, n in types.items() if cls.__module__.startswith("dask_petuum.")}
+    return Counter({f"{cls.__module__}.{cls.__qualname__}": n for cls, n in ours.items()})
 
 
 def of_server(server):
@@ -134,6 +135,7 @@ def growth(before, after):
     return {place: dict(more) for place, more in grown.items() if more}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", FITS)
 def test_after_many_fits_there_is_as_much_as_after_two(quiet, name):

@@ -361,7 +361,6 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     def _fail(self, run_id: str, failure: Failure) -> None:
         board = self._boards.get(run_id)
         if board is not None and board.fail(failure):
-            # a rank has lost touch with a peer that may be about to be given up
             self._leases.suspect(board.addresses if failure.kind == "lost" else ())
             self._announce_failure(run_id, board)
 

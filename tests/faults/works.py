@@ -106,10 +106,10 @@ def works() -> list[Work]:
         ),
         Work(
             "MatrixFactorization",
-            lambda: MatrixFactorization(8, max_iter=120, tol=0, random_state=0),
+            lambda: MatrixFactorization(8, solver="sgd", max_iter=60, tol=0, random_state=0),
             [chunked(ratings).map_blocks(sp.csr_array, meta=sp.csr_array((0, 0)))],
             lambda model: float(model.history_[-1]["rmse"]),
-            40,
+            60,
         ),
     ]
 

@@ -20,6 +20,8 @@ __all__ = ["entered", "ip", "make", "name_of", "remove", "sweep", "why_not"]
 PREFIX = "petuum"
 FOLDER = Path("/run/netns")
 DEVICES = Path("/dev/net/tun")
+#: How often processes are killed: one may start another meanwhile.
+N_KILLS = 2
 #: CLONE_NEWNET of linux/sched.h.
 NETWORK = 0x40000000
 
@@ -58,9 +60,10 @@ def remove(name: str) -> None:
     """End all processes of a namespace, and remove it; not there: nothing."""
     if not (FOLDER / name).exists():
         return
-    for pid in _processes(name):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for _ in range(N_KILLS):
+        for pid in _processes(name):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     try:
         ip("netns", "del", name)
     except subprocess.CalledProcessError:

@@ -1,70 +1,85 @@
-"""Two hosts on one machine, joined by a link of a given rate and delay. Needs root, on Linux.
+"""Hosts on one machine, joined by a switch whose wires have a given rate, delay and loss, or none.
 
-Each host is a network namespace with one TAP device; a process of its own carries frames from one
-to the other, in order, when their time has come (kernels without ``netem`` have no other way). The
-queue before the link has no limit. At 200 Mbit/s and frames of 9000 bytes it moves 2,800 frames a
-second each way, which takes some percent of a core.
+Each host is a network namespace with one device; a process of its own is the switch between them
+(``benchmarks/wires.py``). Needs root, on Linux. Hosts of a process that was killed are removed by
+the next one that makes some.
 
-    with Link(rate=200e6, delay=0.005) as link:
-        link.start(0, [sys.executable, "server.py"])
+    with Hosts(2, Wire(rate=200e6, delay=0.005)) as hosts:
+        hosts.start(0, [sys.executable, "server.py"])
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
+import json
 import os
-import select
-import struct
+import secrets
 import subprocess
 import sys
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["ADDRESSES", "DEVICE", "Link"]
+from benchmarks import namespaces
+from benchmarks.wires import DEVICE, MTU, Wire
 
-#: Of the two hosts.
-ADDRESSES = ("10.79.0.1", "10.79.0.2")
-DEVICE = "wire0"
-MTU = 9000
-#: Of linux/if_tun.h.
-TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+__all__ = ["DEVICE", "Hosts", "Wire", "address_of"]
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
-class Link:
-    """Two namespaces and the link between them, while the context lasts.
+def address_of(host: int) -> str:
+    """Address of a host; a number is used once, and so is its address."""
+    if not 0 <= host < 254:
+        raise ValueError(f"hosts have numbers from 0 to 253, got {host}")
+    return f"10.79.0.{host + 1}"
+
+
+class Hosts:
+    """Namespaces and the switch between them, while the context lasts.
 
     Parameters
     ----------
-    rate
-        Bits a second, each way.
-    delay
-        Seconds, each way.
+    n_hosts
+        How many there are at first.
+    wire
+        What each is joined by.
     """
 
-    def __init__(self, rate: float, delay: float) -> None:
-        self._names = [f"petuum-{os.getpid()}-{host}" for host in range(2)]
-        self._setting = [repr(rate), repr(delay), *self._names]
-        self._processes: list[subprocess.Popen[Any]] = []
+    # The mutable state is the switch, the processes of each host, and which hosts have vanished.
+
+    def __init__(self, n_hosts: int, wire: Wire) -> None:
+        self._n_first = n_hosts
+        self._wire = wire
+        self._n_made = 0
+        self._group = secrets.token_hex(2)  # a process may have several
+        self._switch: subprocess.Popen[str] | None = None
+        self._gone: set[int] = set()
+        self._processes: dict[int, list[subprocess.Popen[Any]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Hosts {sorted(self._processes)} of {self._n_made}, {self._wire}>"
 
     def __enter__(self) -> Self:
-        for name in self._names:
-            _ip("netns", "add", name)
-            _ip("-n", name, "link", "set", "lo", "up")
-        carrier = [sys.executable, "-m", "benchmarks.links", *self._setting]
+        for name in namespaces.sweep():
+            print(f"removed namespace {name}, whose process is gone", file=sys.stderr)
         # it ends when this process does, however that dies: then its input is closed
-        process = subprocess.Popen(
-            carrier, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        self._switch = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.wires"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         )
-        self._processes.append(process)
-        assert process.stdout is not None
-        if process.stdout.readline().strip() != "ready":
+        try:
+            self._expect("ready")
+            for _ in range(self._n_first):
+                self.add()
+        except BaseException:
             self.__exit__(None, None, None)
-            raise RuntimeError("the link does not come up: see above")
+            raise
         return self
 
     def __exit__(
@@ -73,94 +88,79 @@ class Link:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for process in reversed(self._processes):
-            process.kill()
-            process.wait()
-        self._processes.clear()
-        for name in self._names:
-            if Path("/run/netns", name).exists():
-                _ip("netns", "del", name)
+        if self._switch is not None:
+            self._switch.kill()
+            self._switch.communicate()
+        for host in list(self._processes):
+            self._end(host)
+
+    @property
+    def names(self) -> list[str]:
+        """Namespaces of the hosts that there are, or were until the end."""
+        return [self._name(host) for host in range(self._n_made) if host not in self._gone]
+
+    def add(self) -> int:
+        """Make another host; return its number."""
+        host, self._n_made = self._n_made, self._n_made + 1
+        address, name = address_of(host), self._name(host)
+        namespaces.make(name)
+        self._processes[host] = []
+        self.join(host, self._wire)
+        namespaces.ip("-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
+        namespaces.ip("-n", name, "addr", "add", f"{address}/24", "dev", DEVICE)
+        return host
+
+    def join(self, host: int, wire: Wire | None = None) -> None:
+        """Give a host another wire, None: that of all; returns when it is in force."""
+        self._tell(host, asdict(wire or self._wire))
+
+    def vanish(self, host: int) -> None:
+        """Take a host away, with all that runs there: nobody gets a last word of it."""
+        self._tell(host, None)
+        self._end(host)
+        self._gone.add(host)
+
+    def entered(self, host: int) -> AbstractContextManager[None]:
+        """Let this thread, and what it starts, be on a host."""
+        return namespaces.entered(self._name(host))
 
     def start(
-        self, host: int, command: Sequence[str], env: Mapping[str, str] | None = None
+        self,
+        host: int,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> subprocess.Popen[Any]:
-        """Start a process on a host; it is killed with the link."""
+        """Start a process on a host, options as of `Popen`; it ends with the host."""
         process = subprocess.Popen(
-            ["ip", "netns", "exec", self._names[host], *command], env={**os.environ, **(env or {})}
+            ["ip", "netns", "exec", self._name(host), *command],
+            env={**os.environ, **(env or {})},
+            **options,
         )
-        self._processes.append(process)
+        self._processes[host].append(process)
         return process
 
+    def _name(self, host: int) -> str:
+        return namespaces.name_of(f"{self._group}-{host}")
 
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True)
+    def _end(self, host: int) -> None:
+        processes = self._processes.pop(host)
+        for process in reversed(processes):
+            process.kill()
+        namespaces.remove(self._name(host))
+        for process in processes:
+            process.wait()
 
+    def _tell(self, host: int, wire: dict[str, Any] | None) -> None:
+        assert self._switch is not None
+        assert self._switch.stdin is not None
+        command = {"host": host, "wire": wire, "namespace": self._name(host)}
+        self._switch.stdin.write(json.dumps(command) + "\n")
+        self._switch.stdin.flush()
+        self._expect("done")
 
-def open_device(namespace: str) -> int:
-    """Make a TAP device in a namespace; frames are read from and written to the descriptor."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        if libc.setns(there, 0):
-            raise OSError(ctypes.get_errno(), f"setns to {namespace}")
-        device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH", DEVICE.encode(), IFF_TAP | IFF_NO_PI))
-        libc.setns(home, 0)
-    finally:
-        os.close(home)
-        os.close(there)
-    return device
-
-
-def carry(ends: tuple[int, int], rate: float, delay: float) -> None:
-    """Carry frames between two devices until the standard input is closed."""
-    queues: tuple[deque[tuple[float, bytes]], ...] = (deque(), deque())
-    free = [0.0, 0.0]
-    poll = select.epoll()
-    poll.register(0, select.EPOLLIN)
-    for end in ends:
-        poll.register(end, select.EPOLLIN)
-    while True:
-        due = min((queue[0][0] for queue in queues if queue), default=None)
-        wait = -1 if due is None else max(0.0, due - time.monotonic())
-        for source, _ in poll.poll(wait):
-            if source == 0:
-                return
-            side = ends.index(source)
-            while (frame := _read(source)) is not None:
-                free[side] = max(free[side], time.monotonic()) + 8 * len(frame) / rate
-                queues[side].append((free[side] + delay, frame))
-        for side, queue in enumerate(queues):
-            while queue and queue[0][0] <= time.monotonic():
-                _write(ends[1 - side], queue.popleft()[1])
-
-
-def _read(source: int) -> bytes | None:
-    try:
-        return os.read(source, 2 * MTU)
-    except BlockingIOError:
-        return None
-
-
-def _write(target: int, frame: bytes) -> None:
-    try:
-        os.write(target, frame)
-    except OSError:  # the device's own queue is full: a lost frame, as on any link
-        print("a frame was lost", file=sys.stderr)
-
-
-def main() -> None:
-    """Be the process between the two hosts."""
-    rate, delay, *names = sys.argv[1:]
-    first, second = (open_device(name) for name in names)
-    for name, address in zip(names, ADDRESSES, strict=True):
-        _ip("-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
-        _ip("-n", name, "addr", "add", f"{address}/24", "dev", DEVICE)
-    os.setpriority(os.PRIO_PROCESS, 0, -19)  # a network does not wait for the hosts' cores
-    print("ready", flush=True)
-    carry((first, second), float(rate), float(delay))
-
-
-if __name__ == "__main__":
-    main()
+    def _expect(self, word: str) -> None:
+        assert self._switch is not None
+        assert self._switch.stdout is not None
+        if self._switch.stdout.readline().strip() != word:
+            raise RuntimeError("the switch between the hosts has failed: see above")

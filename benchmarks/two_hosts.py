@@ -18,16 +18,16 @@ from typing import Any
 from distributed import Client
 
 from benchmarks.ddp import N_RANKS
-from benchmarks.links import ADDRESSES, DEVICE, Link
+from benchmarks.links import DEVICE, Hosts, Wire, address_of
 
 __all__ = ["LINK", "MEET", "be", "connect", "measure"]
 
-RATE, DELAY = 200e6, 0.005
+WIRE = Wire(rate=200e6, delay=0.005)
 #: The link in words.
-LINK = f"{RATE / 1e6:.0f} Mbit/s and {1000 * DELAY:.0f} ms"
+LINK = f"{WIRE.rate / 1e6:.0f} Mbit/s and {1000 * WIRE.delay:.0f} ms"
 PORTS = (8786, 29500)
 #: Where the peer's ranks meet.
-MEET = f"tcp://{ADDRESSES[0]}:{PORTS[1]}"
+MEET = f"tcp://{address_of(0)}:{PORTS[1]}"
 #: What every process gets: cores are shared by two ranks, memory is not.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -41,12 +41,12 @@ Measured = dict[str, Any]
 def measure(module: str, quick: bool) -> tuple[Measured, Measured]:
     """Let a module measure ours and the peer, in processes on the hosts; see `be`."""
     with tempfile.TemporaryDirectory() as folder:
-        with Link(RATE, DELAY) as link:
-            start_cluster(link)
-            ours = result(link, 0, module, "ours", Path(folder), quick)
-        with Link(RATE, DELAY) as link:
-            start(link, 1, module, "1", f"{folder}/1", str(int(quick)))
-            theirs = result(link, 0, module, "0", Path(folder), quick)
+        with Hosts(2, WIRE) as hosts:
+            start_cluster(hosts)
+            ours = result(hosts, 0, module, "ours", Path(folder), quick)
+        with Hosts(2, WIRE) as hosts:
+            start(hosts, 1, module, "1", f"{folder}/1", str(int(quick)))
+            theirs = result(hosts, 0, module, "0", Path(folder), quick)
     return ours, theirs
 
 
@@ -59,32 +59,32 @@ def be(ours: Callable[[bool], Measured], theirs: Callable[[int, bool], Measured]
 
 def connect() -> Client:
     """A client of the cluster, once both workers are there."""
-    client = Client(f"tcp://{ADDRESSES[0]}:{PORTS[0]}")
+    client = Client(f"tcp://{address_of(0)}:{PORTS[0]}")
     client.wait_for_workers(N_RANKS, timeout=60)
     return client
 
 
-def start_cluster(link: Link) -> None:
+def start_cluster(hosts: Hosts) -> None:
     """Start a scheduler on the first host, and a worker of one thread on each."""
     port, module = str(PORTS[0]), "distributed.cli.dask_"
-    words = ("--host", ADDRESSES[0], "--port", port, "--no-dashboard")
-    start(link, 0, f"{module}scheduler", *words)
-    for host, address in enumerate(ADDRESSES):
-        options = ("--host", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
-        start(link, host, f"{module}worker", f"tcp://{ADDRESSES[0]}:{port}", *options)
+    words = ("--host", address_of(0), "--port", port, "--no-dashboard")
+    start(hosts, 0, f"{module}scheduler", *words)
+    for host in range(N_RANKS):
+        options = ("--host", address_of(host), "--nthreads", "1", "--no-nanny", "--no-dashboard")
+        start(hosts, host, f"{module}worker", f"tcp://{address_of(0)}:{port}", *options)
 
 
-def start(link: Link, host: int, module: str, *words: str) -> Any:
+def start(hosts: Hosts, host: int, module: str, *words: str) -> Any:
     """Start a Python module on a host."""
     paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     env = {**ENVIRONMENT, "PYTHONPATH": paths, "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "warning"}
-    return link.start(host, [sys.executable, "-W", "ignore", "-m", module, *words], env)
+    return hosts.start(host, [sys.executable, "-W", "ignore", "-m", module, *words], env)
 
 
-def result(link: Link, host: int, module: str, role: str, folder: Path, quick: bool) -> Measured:
+def result(hosts: Hosts, host: int, module: str, role: str, folder: Path, quick: bool) -> Measured:
     """Run a module on a host; what it has measured."""
     target = folder / role
-    process = start(link, host, module, role, str(target), str(int(quick)))
+    process = start(hosts, host, module, role, str(target), str(int(quick)))
     if process.wait() != 0:
         raise RuntimeError(f"{role} ended with {process.returncode}: see above")
     out: Measured = json.loads(target.read_text(encoding="utf-8"))

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from dask_petuum.checkpoint.saved import SavedPart, cut_arrays, describe
 from dask_petuum.checkpoint.vault import PartKey
+from dask_petuum.exceptions import RunInterruptedError
 from dask_petuum.store.owner import Cut
 
 __all__ = ["Keeper", "Saver"]
@@ -113,7 +114,9 @@ class Saver:
             self.has_failed = False
         except Exception as error:  # noqa: BLE001 - whatever a file system raises; see above
             self.has_failed = True
-            level = logging.INFO if self._is_given_up else logging.WARNING
+            # the scheduler may know that the run is over before this worker does
+            is_over = self._is_given_up or isinstance(error, RunInterruptedError)
+            level = logging.INFO if is_over else logging.WARNING
             text = "Checkpoint at clock %d: rank %d could not save: %r"
             logger.log(level, text, clock, rank, error)
         finally:

@@ -227,11 +227,14 @@ def last_seen(scheduler: Any, address: str) -> float | None:
     return None if worker is None else float(worker.last_seen)
 
 
-async def give_up_worker(scheduler: Any, address: str, reason: str) -> None:
+async def give_up_worker(
+    scheduler: Any, address: str, reason: str, on_silence: Callable[[str], None]
+) -> None:
     """Remove a worker that does not answer; its nanny, if it has one, starts another.
 
     The nanny first: a worker that is merely slow, and finds that the scheduler has dropped it,
-    closes for good and takes its nanny with it.
+    closes for good and takes its nanny with it. ``on_silence`` is called with the address where the
+    nanny does not answer either: the whole host is out of reach, so nobody starts another.
     """
     worker = scheduler.workers.get(address)
     if worker is None:
@@ -242,7 +245,8 @@ async def give_up_worker(scheduler: Any, address: str, reason: str) -> None:
                 kill = remote.kill(reason=reason, timeout=KILL_SECONDS)
                 await asyncio.wait_for(kill, NANNY_SECONDS)
         except (OSError, CommClosedError) as error:  # TimeoutError is one
-            logger.info("The nanny of %s does not answer: %s", address, error)
+            logger.info("The nanny of %s does not answer: %r", address, error)
+            on_silence(address)
     if scheduler.workers.get(address) is worker:
         await scheduler.remove_worker(address, stimulus_id=reason, close=worker.nanny is None)
 

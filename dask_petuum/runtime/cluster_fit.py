@@ -248,12 +248,13 @@ class ClusterFit:
             return None
 
     def _wait_for_workers(self) -> None:
-        """Give workers that were lost the time to come back."""
+        """Give workers that were lost the time to come back, and those that are silent to speak."""
         status = self._status()
         until = time.monotonic() + config.wait_seconds()
         while time.monotonic() < until:
             enough = len(status["workers"]) >= len(self._partitions.addresses)
-            if status["workers"] and (enough or not status["returning"]):
+            settled = not status["doubtful"] and (enough or not status["returning"])
+            if status["workers"] and settled:
                 return
             time.sleep(LOOK_SECONDS)
             status = self._status()

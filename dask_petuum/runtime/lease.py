@@ -11,7 +11,7 @@ machine was paused, all workers look silent, and none is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from dask_petuum.runtime import adapter, config
@@ -30,14 +30,19 @@ class Leases:
         On whose event loop `look` is called.
     pause
         As of `Silence`.
+    on_silence
+        As of `adapter.give_up_worker`.
     """
 
-    # The mutable state is the silence, and which workers are being given up.
+    # The mutable state is the silence, which workers are being given up, and which ones are looked
+    # at though their run is over.
 
-    def __init__(self, scheduler: Any, pause: float) -> None:
+    def __init__(self, scheduler: Any, pause: float, on_silence: Callable[[str], None]) -> None:
         self._scheduler = scheduler
         self._silence = Silence(pause)
+        self._on_silence = on_silence
         self._given_up: set[str] = set()
+        self._suspects: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Leases: {self._silence}, given up {sorted(self._given_up)}>"
@@ -46,17 +51,32 @@ class Leases:
         """Look at some workers, seconds since the epoch; give up none but those that are needed."""
         heard = {address: adapter.last_seen(self._scheduler, address) for address in addresses}
         seen = {address: last for address, last in heard.items() if last is not None}
-        for address, silent in self._silence.look(seen, now).items():
-            if address not in needed or address in self._given_up:
+        found = self._silence.look(seen, now)
+        self._suspects = {address for address in self._suspects if found.get(address, 0.0) > 0.0}
+        for address, silent in found.items():
+            if address in self._given_up or not (address in needed or address in self._suspects):
                 continue
             if silent > config.lease_seconds():
                 logger.warning("Worker %s was silent for %.1f s: it is given up", address, silent)
                 self._given_up.add(address)
                 adapter.soon(self._scheduler, self._give_up, address)
 
+    @property
+    def suspects(self) -> list[str]:
+        """Workers of which it is not known whether they live."""
+        return sorted(self._suspects)
+
+    def suspect(self, addresses: Iterable[str]) -> None:
+        """Keep looking at the workers of a run that has lost touch, until each is heard of.
+
+        Its ranks may notice a silent peer before its lease is over, and while its nanny is asked;
+        the next epoch should not begin with it.
+        """
+        self._suspects.update(addresses)
+
     async def _give_up(self, address: str) -> None:
         try:
-            await adapter.give_up_worker(self._scheduler, address, "petuum-lease")
+            await adapter.give_up_worker(self._scheduler, address, "petuum-lease", self._on_silence)
         finally:
             self._given_up.discard(address)
 

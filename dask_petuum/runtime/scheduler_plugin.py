@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from time import time
 from typing import Any
@@ -66,7 +67,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._heard = asyncio.Event()
         self._handover = Handover(scheduler, self._armed, self._desk, self._boards)
         self._restore = adapter.around_retirement(scheduler, self._handover.wait)
-        self._leases = Leases(scheduler, pause=4 * LOOK_SECONDS)
+        self._leases = Leases(scheduler, 4 * LOOK_SECONDS, self._roster.expect_no_other)
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_hello": self.hello,
             "petuum_status": self.status,
@@ -109,6 +110,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "there": list(self._scheduler.workers),
             "leaving": self._handover.leaving,
             "returning": self._roster.n_returning(time()),
+            "doubtful": self._leases.suspects,
             "fits": self._desk.fits,
             "runs": {
                 run_id: board.view(len(board.records)) for run_id, board in self._boards.items()
@@ -329,8 +331,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """End the runs that had a rank there."""
-        retires = str(kwargs.get("stimulus_id", "")).startswith("retire")
-        self._roster.remove(worker, time(), retires)
+        self._roster.remove(worker, time(), str(kwargs.get("stimulus_id", "")).startswith("retire"))
         self._heard.set()
         for run_id, board in self._boards.items():
             if board.lose_worker(worker):
@@ -360,6 +361,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     def _fail(self, run_id: str, failure: Failure) -> None:
         board = self._boards.get(run_id)
         if board is not None and board.fail(failure):
+            self._leases.suspect(board.addresses if failure.kind == "lost" else ())
             self._announce_failure(run_id, board)
 
     def _announce_failure(self, run_id: str, board: Board) -> None:
@@ -394,7 +396,5 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         event = self._changed.get(run_id)
         if event is None:
             return
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(event.wait(), timeout)
-        except TimeoutError:
-            return

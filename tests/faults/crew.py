@@ -11,19 +11,17 @@ import asyncio
 import logging
 import os
 import signal
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Self
 
 import dask
 from distributed import Client, LocalCluster, Nanny
 from distributed.core import Status
 from distributed.utils import get_mp_context
+from members import FEW_MESSAGES, PATIENCE, Members
 
 #: Gets the scheduler's address, gives arguments of a Nanny.
 Make = Callable[[str], dict[str, Any]]
-#: Longest wait for workers to come or go, seconds.
-PATIENCE = 120
 #: What becomes of a nanny whose worker was told to leave, or lost the scheduler.
 OVER = (Status.closing, Status.closed, Status.closing_gracefully, Status.failed)
 #: Settings of a cluster whose members come and go within a test.
@@ -33,6 +31,7 @@ SETTINGS = {
     "petuum.recovery.wait": "30s",  # a worker that was killed comes back, on a busy machine too
     "petuum.recovery.lease": "6s",
     "distributed.worker.multiprocessing-method": "forkserver",
+    **FEW_MESSAGES,
 }
 #: What the process that workers are forked from has imported.
 PRELOAD = (
@@ -43,7 +42,7 @@ PRELOAD = (
 )
 
 
-class Crew:
+class Crew(Members):
     """A cluster of ``size`` workers whose members a test may take away.
 
     Parameters
@@ -59,8 +58,6 @@ class Crew:
 
     def __init__(self, size: int, make: Make | None = None, security: Any = None) -> None:
         self.size = size
-        #: What was done to members so far.
-        self.n_faults = 0
         self._make = make or (lambda address: {"scheduler_ip": address})
         self._security = security
         self._settings = dask.config.set(SETTINGS)
@@ -84,9 +81,6 @@ class Crew:
             self.__exit__()
             raise
 
-    def __repr__(self) -> str:
-        return f"<Crew of {len(self.addresses)} at {self.cluster.scheduler_address}>"
-
     def __enter__(self) -> Self:
         return self
 
@@ -98,11 +92,6 @@ class Crew:
         self._settings.__exit__(None, None, None)
 
     @property
-    def addresses(self) -> list[str]:
-        """Workers that the scheduler knows."""
-        return sorted(self.cluster.scheduler.workers)
-
-    @property
     def n_members(self) -> tuple[int, int]:
         """How many workers there are at least and at most: some begin, some leave."""
         counts = len(self._nannies), len(self.addresses)
@@ -112,11 +101,6 @@ class Crew:
     def processes(self) -> list[int]:
         """Ids of the workers' processes."""
         return [nanny.pid for nanny in self._nannies if nanny.pid]
-
-    def board(self) -> Any:
-        """What the scheduler knows of the epoch that began last; None: no run."""
-        boards = list(self.cluster.scheduler.plugins["petuum"]._boards.values())
-        return boards[-1] if boards else None
 
     def kill(self, address: str) -> None:
         """End a process without a word; its nanny starts another."""
@@ -170,32 +154,6 @@ class Crew:
         self.wait_for(self._is_full, f"{self.size} workers")
         self.client.wait_for_workers(self.size, timeout=PATIENCE)
 
-    def wait_for(self, condition: Any, what: str) -> None:
-        """Wait until a condition holds."""
-        until = time.monotonic() + PATIENCE
-        tick = self.client.loop.asyncio_loop
-        while not condition():
-            if time.monotonic() > until:
-                raise TimeoutError(f"no {what} within {PATIENCE} s; there are {self.addresses}")
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0.02), tick).result()
-
-    def assert_free(self) -> None:
-        """Nothing of any run is left, neither on a worker nor on the scheduler."""
-        self.refill()
-        left: list[Any] = []
-
-        def is_free() -> bool:
-            left[:] = [v for v in self.client.run(held, on_error="return").values() if v]
-            plugin = self.cluster.scheduler.plugins.get("petuum")
-            if plugin is not None:
-                left.extend([*plugin._boards, *plugin._desk.fits])
-            return not left
-
-        try:
-            self.wait_for(is_free, "free workers")
-        except TimeoutError as error:
-            raise AssertionError(f"left behind: {left}") from error
-
     def _is_full(self) -> bool:
         """Whether the scheduler knows exactly our workers; begins those that are missing."""
         self._drop_closed()
@@ -242,9 +200,3 @@ class Crew:
 
     def _soon(self, coroutine: Any) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self.client.loop.asyncio_loop)
-
-
-def held(dask_worker: Any) -> Sequence[Any]:
-    """What a worker holds of runs and of checkpoints."""
-    plugin = dask_worker.plugins.get("petuum")
-    return [] if plugin is None else [*plugin.kept.vault.keys, *plugin._runs]

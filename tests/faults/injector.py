@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crew import Crew
 from hypothesis import strategies as st
+from members import Members
 
 __all__ = ["Fault", "Injector", "schedules"]
 
@@ -22,7 +22,7 @@ FEWEST, MOST = 2, 4
 
 @dataclass(frozen=True)
 class Fault:
-    """What (kill, vanish, retire, join, stop, pair, all), how many clocks after the last, whom."""
+    """What (a method of the crew, or pair, or all), how many clocks after the last, whom."""
 
     what: str
     after: int
@@ -54,7 +54,7 @@ class Injector:
         Ask for the end of the fit some clocks after the last fault.
     """
 
-    crew: Crew
+    crew: Members
     schedule: Sequence[Fault]
     at_once: bool = False
     ends: bool = True
@@ -91,7 +91,8 @@ class Injector:
         return False
 
     def _strike(self, fault: Fault, ranks: list[str]) -> None:
-        crew, what = self.crew, fault.what
+        crew: Any = self.crew
+        what = fault.what
         fewest, most = crew.n_members
         if what in ("vanish", "retire") and fewest <= FEWEST:
             what = "join"

@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from certificates import ask, raw_reply
-from crew import Crew, held
+from crew import Crew
 from distributed import Security
 from distributed.comm import CommClosedError
 from fingerprint import SECRET, Secrets
@@ -18,6 +18,7 @@ from fits import fit_fingerprints
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from injector import Fault
+from members import held
 from proxies import Proxies, free_port
 
 from dask_petuum.data import open_dataset

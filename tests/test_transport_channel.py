@@ -13,7 +13,8 @@ import pytest
 from conftest import PATIENCE
 
 from dask_petuum.exceptions import ProtocolError, TransportError
-from dask_petuum.transport.channel import PIPE_BYTES, Channel
+from dask_petuum.transport.channel import Channel
+from dask_petuum.transport.ends import PIPE_BYTES
 from dask_petuum.transport.shared import Arena, PeerArena
 
 

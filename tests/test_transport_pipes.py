@@ -11,7 +11,8 @@ import pytest
 from conftest import PATIENCE
 
 from dask_petuum.exceptions import TransportError
-from dask_petuum.transport.pipes import FRAME_BYTES, PIPE_BYTES, Pipes
+from dask_petuum.transport.ends import FRAME_BYTES, PIPE_BYTES
+from dask_petuum.transport.pipes import Pipes
 from dask_petuum.transport.shared import Arena, PeerArena
 
 

@@ -1,8 +1,8 @@
 """Measuring on two hosts joined by a slow link: our cluster first, then the peer.
 
-The link (``benchmarks/links.py``, needs root) has 200 Mbit/s and 5 ms each way; memory is not
-shared. Both hosts are this machine, so the carrier of frames takes a part of its cores, of either
-side's.
+The link (``benchmarks/links.py``, needs root) has 200 Mbit/s and 5 ms each way, or no delay. Memory
+is not shared. Both hosts are this machine: where there is a delay, the carrier of frames takes a
+part of its cores, of either side's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from distributed import Client
 from benchmarks.ddp import N_RANKS
 from benchmarks.links import ADDRESSES, DEVICE, Link
 
-__all__ = ["LINK", "MEET", "be", "connect", "measure"]
+__all__ = ["LINK", "MEET", "RATE", "be", "connect", "measure", "measure_ours", "measure_peer"]
 
 RATE, DELAY = 200e6, 0.005
 #: The link in words.
@@ -40,20 +40,29 @@ Measured = dict[str, Any]
 
 def measure(module: str, quick: bool) -> tuple[Measured, Measured]:
     """Let a module measure ours and the peer, in processes on the hosts; see `be`."""
-    with tempfile.TemporaryDirectory() as folder:
-        with Link(RATE, DELAY) as link:
-            start_cluster(link)
-            ours = result(link, 0, module, "ours", Path(folder), quick)
-        with Link(RATE, DELAY) as link:
-            start(link, 1, module, "1", f"{folder}/1", str(int(quick)))
-            theirs = result(link, 0, module, "0", Path(folder), quick)
-    return ours, theirs
+    return measure_ours(module, quick), measure_peer(module, quick)
 
 
-def be(ours: Callable[[bool], Measured], theirs: Callable[[int, bool], Measured]) -> None:
-    """Be one of the processes: ours, with the client, or a rank of the peer."""
+def measure_ours(module: str, quick: bool, delay: float = DELAY) -> Measured:
+    """Let a module measure ours only."""
+    with tempfile.TemporaryDirectory() as folder, Link(RATE, delay) as link:
+        start_cluster(link)
+        return result(link, 0, module, "ours", Path(folder), quick)
+
+
+def measure_peer(module: str, quick: bool) -> Measured:
+    """Let a module measure the peer only."""
+    with tempfile.TemporaryDirectory() as folder, Link(RATE, DELAY) as link:
+        start(link, 1, module, "1", f"{folder}/1", str(int(quick)))
+        return result(link, 0, module, "0", Path(folder), quick)
+
+
+def be(
+    ours: Callable[[bool], Measured], theirs: Callable[[int, bool], Measured] | None = None
+) -> None:
+    """Be one of the processes: ours, with the client, or a rank of the peer, where there is one."""
     role, target, quick = sys.argv[1], Path(sys.argv[2]), bool(int(sys.argv[3]))
-    out = ours(quick) if role == "ours" else theirs(int(role), quick)
+    out = ours(quick) if role == "ours" or theirs is None else theirs(int(role), quick)
     target.write_text(json.dumps(out), encoding="utf-8")
 
 

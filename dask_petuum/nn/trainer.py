@@ -115,6 +115,7 @@ class Trainer:
                 mesh.n_ranks if self._exchanges else 1,
                 plan.batch_size,
                 not mesh.is_near if settings.factors == "auto" else bool(settings.factors),
+                mesh.is_near,
             ),
             lambda units: GradientExchange(mesh, units, self.wire) if self._exchanges else None,
             settings.clip,

@@ -1,8 +1,8 @@
 """Measuring on two hosts joined by a slow link: our cluster first, then the peer.
 
-The link (``benchmarks/links.py``, needs root) has 200 Mbit/s and 5 ms each way, or no delay. Memory
-is not shared. Both hosts are this machine: where there is a delay, the carrier of frames takes a
-part of its cores, of either side's.
+The link (``benchmarks/links.py``, needs root) has 200 Mbit/s and 5 ms each way, where a benchmark
+does not say otherwise. Memory is not shared. Both hosts are this machine: where there is a delay,
+the carrier of frames takes a part of its cores, of either side's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from distributed import Client
 from benchmarks.ddp import N_RANKS
 from benchmarks.links import ADDRESSES, DEVICE, Link
 
-__all__ = ["LINK", "MEET", "RATE", "be", "connect", "measure", "measure_ours", "measure_peer"]
+__all__ = ["LINK", "MEET", "be", "connect", "measure", "measure_ours", "measure_peer"]
 
 RATE, DELAY = 200e6, 0.005
 #: The link in words.
@@ -43,9 +43,9 @@ def measure(module: str, quick: bool) -> tuple[Measured, Measured]:
     return measure_ours(module, quick), measure_peer(module, quick)
 
 
-def measure_ours(module: str, quick: bool, delay: float = DELAY) -> Measured:
-    """Let a module measure ours only."""
-    with tempfile.TemporaryDirectory() as folder, Link(RATE, delay) as link:
+def measure_ours(module: str, quick: bool, rate: float = RATE, delay: float = DELAY) -> Measured:
+    """Let a module measure ours only, on a link of its own rate and delay."""
+    with tempfile.TemporaryDirectory() as folder, Link(rate, delay) as link:
         start_cluster(link)
         return result(link, 0, module, "ours", Path(folder), quick)
 

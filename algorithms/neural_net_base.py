@@ -268,6 +268,7 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
             if callable(value):
                 label = getattr(value, "__qualname__", repr(value))
                 parameters[name] = {CLASS: f"{value.__module__}.{label}"}
+        parameters["device"] = str(parameters["device"])  # it may be a torch.device
         return parameters
 
     @classmethod

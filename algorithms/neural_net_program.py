@@ -72,9 +72,10 @@ class NeuralNetProgram(DataParallelProgram):
         self.tol = tol
         self._opened: tuple[Context, Any] | None = None
         self._best: int | None = None  # clock of the least loss on held-out rows, from 0
+        self._n_judged = 0  # clocks whose loss is known
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None, "_best": None}
+        return {**self.__dict__, "_opened": None, "_best": None, "_n_judged": 0}
 
     def tables(self) -> Sequence[TableSpec]:
         """Specify the weights, where ranks may be stale."""
@@ -96,7 +97,7 @@ class NeuralNetProgram(DataParallelProgram):
         if partition is not trainer.partitions[-1][0]:
             return dict.fromkeys(self.metrics, 0.0)
         clock = ctx.clock_index - 1
-        trainer.keep_best(self._best)
+        trainer.keep_best(self._best, self._n_judged)
         out: dict[str, float] = dict.fromkeys(self.metrics, 0.0)
         if self.first is None:
             return out | dict(trainer.train(clock))
@@ -121,9 +122,10 @@ class NeuralNetProgram(DataParallelProgram):
 
     def converged(self, history: Sequence[Record]) -> bool:
         """Stop when the loss on held-out rows is no better than some passes ago."""
+        self._n_judged = len(history)
         if self.patience is None or "valid_loss" not in history[-1]:
             return False
-        ends = self._ends_of_passes(history)
+        ends = [clock for clock in range(len(history)) if self.plan.ends_pass(clock)]
         losses = [history[clock]["valid_loss"] for clock in ends]
         if losses:
             self._best = ends[int(np.argmin(losses))]
@@ -136,7 +138,7 @@ class NeuralNetProgram(DataParallelProgram):
         trainer = self._trainer(ctx)
         if partition is not trainer.partitions[0][0]:
             return {"kept": np.zeros(1)}
-        trainer.keep_best(self._best)
+        trainer.keep_best(self._best, self._n_judged)
         arrays: State = trainer.arrays()
         return arrays
 
@@ -158,20 +160,10 @@ class NeuralNetProgram(DataParallelProgram):
         trainer = self._trainer(ctx)
         if self.first is not None:
             trainer.place(ctx.table("weights").view().values.reshape(-1)[: len(self.first)])
-        elif self.patience is not None:
-            trainer.keep_best(self._best)
-            trainer.place_best()
+        if self.patience is not None:
+            trainer.place_best(self._best)
         arrays: State = trainer.weights()
         return arrays
-
-    def _ends_of_passes(self, history: Sequence[Record]) -> list[int]:
-        """Clocks, from 0, at the end of each whole pass."""
-        out, number = [], 1
-        for clock in range(len(history)):
-            if self.plan.steps(clock).stop >= number * self.plan.steps_per_pass:
-                out.append(clock)
-                number = self.plan.steps(clock).stop // self.plan.steps_per_pass + 1
-        return out
 
     def _trainer(self, ctx: Context) -> Any:
         """The rank's trainer; torch is imported where it trains."""

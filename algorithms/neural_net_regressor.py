@@ -51,8 +51,9 @@ class NeuralNetRegressor(
     shuffle
         Visit the rows in a new order in each pass.
     early_stopping
-        Hold out a part of the rows; stop when their loss does not get better. With "bsp", the
-        weights are then those of the pass with the least loss.
+        Hold out a part of the rows; stop when their loss does not get better. The weights are those
+        at the end of the pass with the least loss; where ranks may be stale, and so have weights of
+        their own, those that the rank with the first partition had then.
     validation_fraction, n_iter_no_change, tol
         The share of the rows that is held out, and how many passes the loss may go without
         getting better by ``tol``.

@@ -1,8 +1,7 @@
 """Steps of neural networks over a slow link, against torch's DistributedDataParallel.
 
 On two hosts as in ``benchmarks/two_hosts.py``. Samples a second of the perceptron of
-``nn_vs_ddp`` and its bytes, with sufficient factors; and how much of the time that gradients take
-on the link is hidden behind computing, 8 layers.
+``nn_vs_ddp`` and its bytes, with sufficient factors. What overlap hides: ``nn_overlap``.
 
     python -m benchmarks.run nn_over_link [--quick]
 """
@@ -10,10 +9,8 @@ on the link is hidden behind computing, 8 layers.
 from __future__ import annotations
 
 import itertools
-import statistics
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 from distributed import Client
@@ -22,11 +19,9 @@ from benchmarks.ddp import N_RANKS, PEER, Task, fit, train
 from benchmarks.report import Row
 from benchmarks.two_hosts import LINK, MEET, be, connect, measure
 
-__all__ = ["run"]
+__all__ = ["random_rows", "run", "seconds_of_passes"]
 
 SPEED = Task((784, 1024, 1024, 10), 128, 6)
-#: Its backward pass takes longer than its gradients take on the link.
-OVERLAP = Task((512,) * 9, 8192, 5, 4, settings={"sufficient_factors": False})
 
 
 def random_rows(client: Client, task: Task) -> tuple[Any, Any]:
@@ -37,11 +32,6 @@ def random_rows(client: Client, task: Task) -> tuple[Any, Any]:
     y = rng.integers(task.widths[-1], size=shape[0], chunks=chunk)
     persisted: tuple[Any, Any] = client.persist([X, y])
     return persisted
-
-
-def share_memory(is_on: bool) -> None:
-    """Let the ranks of a worker share memory, past the link, or not."""
-    dask.config.set({"petuum.shared-memory": is_on})
 
 
 def seconds_of_passes(model: Any) -> list[float]:
@@ -59,15 +49,6 @@ def measure_ours(quick: bool) -> dict[str, Any]:
         out["speed"] = seconds_of_passes(model)
         out["bytes"] = [model.history_[-1][key] for key in ("gradient_bytes", "bytes_saved")]
         out["half"] = seconds_of_passes(fit(client, SPEED, *rows, wire_dtype="bfloat16"))
-        if not quick:
-            rows = random_rows(client, OVERLAP)
-            for name, more in (("on", {}), ("off", {"overlap": False})):
-                model = fit(client, OVERLAP, *rows, **more)
-                out[name] = seconds_of_passes(model)
-                waits = [record["waited"] / N_RANKS for record in model.history_[2:]]
-                out[f"waits {name}"] = statistics.median(waits)
-            client.run(share_memory, True)
-            out["none"] = seconds_of_passes(fit(client, OVERLAP, *rows))
     return out
 
 
@@ -91,36 +72,10 @@ def run(quick: bool) -> list[Row]:
     )
     work = f"{net}, over {LINK}, BSP with factors"
     sent, saved = ours["bytes"]
-    out = [
+    return [
         Row(f"{work}: samples a second", PEER, full, peer, ">= 3", "samples/s"),
         Row(f"{work} in bfloat16: samples a second", PEER, half, peer, "", "samples/s"),
         Row(f"{net}: bytes a pass", "full gradients", [sent], [sent + saved], "<= 0.35", "bytes"),
-    ]
-    return out if quick else [*out, *overlap_rows(ours)]
-
-
-def overlap_rows(ours: dict[str, Any]) -> list[Row]:
-    """Say what share of the time on the link is hidden."""
-    on, off, none = (statistics.median(ours[name]) for name in ("on", "off", "none"))
-    waits = ours["waits on"], ours["waits off"]
-    net = f"perceptron of 8 layers of 512, {OVERLAP.batch} rows a rank, over {LINK}"
-    return [
-        Row(
-            f"{net}: time on the link that overlap hides",
-            "the same without overlap",
-            [100 * (off - on) / (off - none)],
-            target=">= 70 %",
-            unit="%",
-            note=f"seconds of a pass of {OVERLAP.n_steps} steps: {on:.2f} with overlap, {off:.2f} "
-            f"without, {none:.2f} where gradients pass the link by through shared memory; what "
-            "sending takes of the two cores counts as not hidden",
-        ),
-        Row(
-            f"{net}: seconds that a rank waits for gradients in a pass",
-            "the same without overlap",
-            [waits[0]],
-            [waits[1]],
-        ),
     ]
 
 

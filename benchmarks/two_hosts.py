@@ -19,8 +19,9 @@ from distributed import Client
 
 from benchmarks.ddp import N_RANKS
 from benchmarks.links import DEVICE, Hosts, Wire, address_of
+from benchmarks.pair import Pair
 
-__all__ = ["LINK", "MEET", "be", "connect", "measure"]
+__all__ = ["LINK", "MEET", "be", "connect", "measure", "measure_ours", "measure_peer"]
 
 WIRE = Wire(rate=200e6, delay=0.005)
 #: The link in words.
@@ -40,20 +41,29 @@ Measured = dict[str, Any]
 
 def measure(module: str, quick: bool) -> tuple[Measured, Measured]:
     """Let a module measure ours and the peer, in processes on the hosts; see `be`."""
-    with tempfile.TemporaryDirectory() as folder:
-        with Hosts(2, WIRE) as hosts:
-            start_cluster(hosts)
-            ours = result(hosts, 0, module, "ours", Path(folder), quick)
-        with Hosts(2, WIRE) as hosts:
-            start(hosts, 1, module, "1", f"{folder}/1", str(int(quick)))
-            theirs = result(hosts, 0, module, "0", Path(folder), quick)
-    return ours, theirs
+    return measure_ours(module, quick, Hosts(N_RANKS, WIRE)), measure_peer(module, quick)
 
 
-def be(ours: Callable[[bool], Measured], theirs: Callable[[int, bool], Measured]) -> None:
-    """Be one of the processes: ours, with the client, or a rank of the peer."""
+def measure_ours(module: str, quick: bool, places: Hosts | Pair) -> Measured:
+    """Let a module measure ours only."""
+    with tempfile.TemporaryDirectory() as folder, places as hosts:
+        start_cluster(hosts)
+        return result(hosts, 0, module, "ours", Path(folder), quick)
+
+
+def measure_peer(module: str, quick: bool) -> Measured:
+    """Let a module measure the peer only."""
+    with tempfile.TemporaryDirectory() as folder, Hosts(N_RANKS, WIRE) as hosts:
+        start(hosts, 1, module, "1", f"{folder}/1", str(int(quick)))
+        return result(hosts, 0, module, "0", Path(folder), quick)
+
+
+def be(
+    ours: Callable[[bool], Measured], theirs: Callable[[int, bool], Measured] | None = None
+) -> None:
+    """Be one of the processes: ours, with the client, or a rank of the peer, where there is one."""
     role, target, quick = sys.argv[1], Path(sys.argv[2]), bool(int(sys.argv[3]))
-    out = ours(quick) if role == "ours" else theirs(int(role), quick)
+    out = ours(quick) if role == "ours" or theirs is None else theirs(int(role), quick)
     target.write_text(json.dumps(out), encoding="utf-8")
 
 
@@ -64,7 +74,7 @@ def connect() -> Client:
     return client
 
 
-def start_cluster(hosts: Hosts) -> None:
+def start_cluster(hosts: Hosts | Pair) -> None:
     """Start a scheduler on the first host, and a worker of one thread on each."""
     port, module = str(PORTS[0]), "distributed.cli.dask_"
     words = ("--host", address_of(0), "--port", port, "--no-dashboard")
@@ -74,14 +84,16 @@ def start_cluster(hosts: Hosts) -> None:
         start(hosts, host, f"{module}worker", f"tcp://{address_of(0)}:{port}", *options)
 
 
-def start(hosts: Hosts, host: int, module: str, *words: str) -> Any:
+def start(hosts: Hosts | Pair, host: int, module: str, *words: str) -> Any:
     """Start a Python module on a host."""
     paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     env = {**ENVIRONMENT, "PYTHONPATH": paths, "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "warning"}
     return hosts.start(host, [sys.executable, "-W", "ignore", "-m", module, *words], env)
 
 
-def result(hosts: Hosts, host: int, module: str, role: str, folder: Path, quick: bool) -> Measured:
+def result(
+    hosts: Hosts | Pair, host: int, module: str, role: str, folder: Path, quick: bool
+) -> Measured:
     """Run a module on a host; what it has measured."""
     target = folder / role
     process = start(hosts, host, module, role, str(target), str(int(quick)))

@@ -96,6 +96,7 @@ def test_ranks_of_one_host_send_gradients_past_the_event_loops(client):
         {"consistency": "asp"},
         {"local_steps": 4},
         {"local_steps": 4, "consistency": "ssp", "staleness": 2},
+        {"early_stopping": True, "n_iter_no_change": 4, "consistency": "asp", "local_steps": 7},
     ],
     ids=str,
 )

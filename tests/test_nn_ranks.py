@@ -16,6 +16,7 @@ from dask_petuum.nn.loss_scale import LossScale
 from dask_petuum.nn.plan import Plan
 from dask_petuum.nn.recipe import Recipe
 from dask_petuum.nn.trainer import Settings, Trainer
+from dask_petuum.nn.units import plan_units
 from dask_petuum.runtime.mailbox import Mailbox
 
 #: Longest wait of a test, seconds.
@@ -29,6 +30,8 @@ class Ranks:
         self.near = near
         self.boxes = [Mailbox() for _ in range(n_ranks)]
         self.n_bytes = [0] * n_ranks
+        #: Loss on the rows held out, of each clock, by rank.
+        self.losses = [[] for _ in range(n_ranks)]
 
     def mesh(self, rank):
         return _Mesh(self, rank)
@@ -73,7 +76,7 @@ def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, n
                 given = Partition(rows[part], labels[part], None, index, index * n)
                 trainer.partitions.append((given, labels[part].astype(np.int64)))
         for clock in range(planned.n_clocks if clocks is None else clocks):
-            trainer.train(clock)
+            ranks.losses[rank].append(trainer.train(clock)["valid_loss"])
         return trainer
 
     try:
@@ -223,6 +226,43 @@ def test_running_means_of_batchnorm_are_averaged():
     together, _ = train(recipe(module), 2)
     assert_all_the_same(together, together[0], 0)
     assert np.abs(together[0].weights()["1.running_mean"]).max() > 0
+
+
+class Normalised(torch.nn.Module):
+    """BatchNorm, a buffer that never changes, and a weight that is used without a call."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(20, 20)
+        self.norm = torch.nn.BatchNorm1d(20)
+        self.head = torch.nn.Linear(20, 4)
+        self.register_buffer("scale", torch.tensor([1 / 3, torch.inf]))
+
+    def forward(self, rows):
+        return self.head(self.norm(rows @ self.inner.weight + self.inner.bias)) * self.scale[0]
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_the_loss_of_rows_held_out_does_not_depend_on_the_spread(n_ranks):
+    """Running means are each partition's own, and averaged before the loss is taken."""
+    built, settings = recipe(Normalised), {"n_parts": 6, "validation_fraction": 0.2, "epochs": 4}
+    (alone,), one = train(built, 1, **settings)
+    together, several = train(built, n_ranks, **settings)
+    assert_all_the_same(together, alone, 1e-6)
+    assert_all_the_same(together, together[0], 0)
+    np.testing.assert_allclose(np.sum(several.losses, axis=0), one.losses[0], rtol=1e-5)
+    assert together[0].weights()["scale"].tobytes() == np.array([1 / 3, np.inf], "f4").tobytes()
+
+
+def test_a_bias_travels_with_its_weight_where_messages_cost():
+    def kinds(module, is_near):
+        return [unit.names for unit in plan_units(module, 2, 16, False, is_near)]
+
+    with torch.device("meta"):
+        module = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.Linear(512, 512))
+    apart = [["1.bias"], ["1.weight"], ["0.bias"], ["0.weight"]]
+    assert kinds(module, is_near=True) == apart
+    assert kinds(module, is_near=False) == [["1.bias", "1.weight"], ["0.bias", "0.weight"]]
 
 
 def test_a_trainer_goes_on_from_the_arrays_of_another():

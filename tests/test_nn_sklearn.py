@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from source_tree import ROOT
+from test_kmeans_interrupts import StopAfter
 from test_resume import interrupt
 
 from dask_petuum.nn import NeuralNetClassifier, NeuralNetRegressor
@@ -211,6 +212,24 @@ def test_the_best_weights_are_kept_where_training_stops_early(estimator):
         np.testing.assert_array_equal(model.weights_[name], values)
 
 
+@pytest.mark.parametrize("more", [{"consistency": "ssp", "staleness": 2}, {"consistency": "asp"}])
+def test_the_best_weights_are_kept_where_ranks_may_be_stale(more):
+    """A clock, one step, is a pass here."""
+    rows, labels = make_rows(300)
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.random(300) < 0.3, rng.integers(4, size=300), labels)
+    settings = {**QUICK, **more, "random_state": 0, "lr": 0.03, "batch_size": 300}
+    settings |= {"early_stopping": True, "max_epochs": 200}
+    model = NeuralNetClassifier(n_iter_no_change=5, **settings).fit(rows, labels)
+    losses = [record["valid_loss"] for record in model.history_]
+    best = int(np.argmin(losses)) + 1
+    assert best < len(losses) < 200
+    settings |= {"early_stopping": True, "max_epochs": best}
+    until = NeuralNetClassifier(n_iter_no_change=500, **settings).fit(rows, labels)
+    for name, values in until.weights_.items():
+        np.testing.assert_allclose(model.weights_[name], values, atol=1e-5)
+
+
 @pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
 def test_mixed_precision_learns_as_well(autocast):
     rows, labels = load_iris(return_X_y=True)
@@ -239,11 +258,28 @@ def test_predictions_are_made_on_the_device():
     assert len(model.set_params(device="cuda").predict(np.zeros((3, 4)))) == 3
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu")])
+def test_a_device_is_named_in_any_way(tmp_path, device):
+    fitted(device=device, max_epochs=2).save(tmp_path / "model.petuum")
+    model = NeuralNetClassifier.load(tmp_path / "model.petuum")
+    assert model.device == str(device)
+    np.testing.assert_array_equal(
+        model.predict_proba(np.ones((2, 4))), fitted(max_epochs=2).predict_proba(np.ones((2, 4)))
+    )
+
+
 def test_the_example_of_the_docs_learns_digits():
     text = (ROOT / "docs" / "nn.md").read_text(encoding="utf-8")
     names = {"__name__": "example"}
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
     assert names["main"]() > 0.95
+
+
+def test_callbacks_hear_of_every_clock_and_may_stop():
+    callback = StopAfter(3)
+    model = NeuralNetClassifier(**QUICK).set_callbacks(callback)
+    model.fit(*load_iris(return_X_y=True))
+    assert model.n_iter_ == 3
 
 
 def test_local_steps_of_one_rank_are_its_steps():

@@ -99,6 +99,15 @@ class Plan:
         ends = [i * self.steps_per_pass // self.clocks_per_pass for i in (clock, clock + 1)]
         return range(*ends)
 
+    def ends_pass(self, clock: int) -> bool:
+        """Whether a pass ends within a clock."""
+        steps = self.steps(clock)
+        return steps.stop // self.steps_per_pass > steps.start // self.steps_per_pass
+
+    def share(self, partition: int) -> float:
+        """A partition's share of the rows that are trained on."""
+        return self.n_training(partition) / sum(map(self.n_training, range(len(self.sizes))))
+
     def meets_after(self, step: int) -> bool:
         """Whether the ranks average their local steps after a step."""
         if self.stale or self.local_steps == 1:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Recipe", "first_values", "load_weights"]
+__all__ = ["Recipe", "first_values", "load_weights", "own_random_numbers"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Recipe:
 
     def build_module(self) -> Any:
         """Make the module with its first weights; leaves torch's global random state alone."""
-        with torch.random.fork_rng(devices=[]):
+        with own_random_numbers():
             torch.manual_seed(self.seed)
             if self.module is None:
                 return _perceptron((self.n_inputs, *self.hidden, self.n_outputs))
@@ -107,6 +107,14 @@ class Recipe:
 
     def _of(self, name: str) -> dict[str, Any]:
         return dict(self.arguments.get(name, {}))
+
+
+def own_random_numbers() -> Any:
+    """A context after which torch's global random state is as before, that of GPUs in use too."""
+    cuda: Any = torch.cuda
+    return torch.random.fork_rng(
+        devices=range(cuda.device_count()) if cuda.is_initialized() else ()
+    )
 
 
 def load_weights(module: Any, weights: Mapping[str, NDArray[Any]]) -> None:

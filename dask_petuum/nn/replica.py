@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from dask_petuum.nn.buffers import PartitionBuffers
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.linear import keep_factors
 from dask_petuum.nn.loss_scale import LossScale
@@ -35,12 +36,15 @@ class Batch:
         Tensors; weights may be None.
     seed
         Of the random numbers of this batch (dropout).
+    partition
+        Whose buffers (BatchNorm's running means) it moves.
     """
 
     rows: Any
     target: Any
     weights: Any
     seed: int = 0
+    partition: int = 0
 
 
 class Replica:
@@ -80,6 +84,7 @@ class Replica:
     ) -> None:
         self._device = device
         self.module = recipe.build_module().to(device)
+        self.buffers = PartitionBuffers(self.module)
         self.loss = recipe.build_loss().to(device)
         self.units = units(self.module)
         if not self.units:
@@ -133,6 +138,7 @@ class Replica:
         total = 0.0
         for place, batch in enumerate(batches):
             is_last = place == len(batches) - 1
+            self.buffers.switch(batch.partition)
             loss = self._forward(batch)
             if is_last:
                 self._begin()
@@ -206,6 +212,7 @@ class Replica:
             for number in sorted(self._due & self._raw):
                 self._settle_one(number)
             due = set(self._due)
+            buffers = self.buffers.copy() if due else []
             self._n_calls = [0] * len(self.units)
             self._seen.clear()
             torch.manual_seed(batch.seed)
@@ -218,6 +225,7 @@ class Replica:
             # used (if at all) without a call of the layer that has it: from now on not waited for
             # layer by layer, and this pass has to be made again
             self._raw |= late
+            self.buffers.restore(buffers)
 
     def _begin(self) -> None:
         self._n_done = [0] * len(self.units)

@@ -22,7 +22,7 @@ from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.outer import Outer, flatten, unflatten
 from dask_petuum.nn.plan import Plan
-from dask_petuum.nn.recipe import Recipe, load_weights
+from dask_petuum.nn.recipe import Recipe, load_weights, own_random_numbers
 from dask_petuum.nn.replica import Batch, Replica
 from dask_petuum.nn.state import load_replica, module_arrays, replica_arrays
 from dask_petuum.nn.units import plan_units
@@ -33,6 +33,8 @@ __all__ = ["Settings", "Trainer"]
 
 #: Numbers of a checksum.
 CHECKSUM_PARTS = 2
+#: Name in a checkpoint of what a clock left, before the clock's number.
+KEPT = "kept."
 #: Rows that are looked at together where nothing is learnt from them.
 LOOK_ROWS = 1024
 
@@ -87,7 +89,7 @@ class Trainer:
         Threads of torch.
 
     The mutable state is that of the replica, the wire and the outer optimiser, where the local
-    steps began (`_start`), the number of sums so far (`_stamp`), `_orders`, `_last` and `_best`.
+    steps began (`_start`), the number of sums so far (`_stamp`), `_orders` and `_kept`.
     """
 
     def __init__(
@@ -105,8 +107,8 @@ class Trainer:
         self._n_threads = n_threads
         self.partitions: list[tuple[Partition, Any]] = []
         self.wire = Wire(settings.wire)
-        averages = plan.local_steps == 1 and not plan.stale
-        self._exchanges = averages and mesh.n_ranks > 1
+        self._averages = plan.local_steps == 1 and not plan.stale
+        self._exchanges = self._averages and mesh.n_ranks > 1
         self.replica = Replica(
             recipe,
             settings.device,
@@ -115,6 +117,7 @@ class Trainer:
                 mesh.n_ranks if self._exchanges else 1,
                 plan.batch_size,
                 not mesh.is_near if settings.factors == "auto" else bool(settings.factors),
+                mesh.is_near,
             ),
             lambda units: GradientExchange(mesh, units, self.wire) if self._exchanges else None,
             settings.clip,
@@ -137,9 +140,8 @@ class Trainer:
         #: The order of the pass under way, by partition: (pass, row numbers).
         self._orders: dict[int, tuple[int, Any]] = {}
         self._start = flatten(self._all)
-        #: What was left at the end of the last clock, and at the end of the best: (clock, vector).
-        self._last: tuple[int, Any] | None = None
-        self._best: tuple[int, Any] | None = None
+        #: What was left at the end of passes, by clock: of the best, and of those not judged yet.
+        self._kept: dict[int, Any] = {}
 
     @property
     def vector(self) -> Any:
@@ -149,8 +151,7 @@ class Trainer:
     @property
     def share(self) -> float:
         """This rank's share of the rows that are trained on."""
-        own = sum(self._plan.n_training(part.index) for part, _ in self.partitions)
-        return own / sum(self._plan.n_training(i) for i in range(len(self._plan.sizes)))
+        return sum(self._plan.share(part.index) for part, _ in self.partitions)
 
     def train(self, clock: int, vector: Any = None) -> dict[str, float]:
         """Make the steps of a clock; give its metrics, and bytes saved by layer as `saved.NAME`.
@@ -168,8 +169,8 @@ class Trainer:
         with _threads(self._n_threads):
             loss, weight = self._steps(self._plan.steps(clock))
             valid = self._validate()
-        if self._plan.validation_fraction:
-            self._last = clock, self.vector
+        if self._plan.validation_fraction and self._plan.ends_pass(clock):
+            self._kept[clock] = self.vector
         full = self._full_bytes(len(self._plan.steps(clock)))
         return {
             "loss": loss,
@@ -186,22 +187,20 @@ class Trainer:
         self.replica.settle()
         unflatten(torch.from_numpy(np.array(vector)), self._all)
 
-    def keep_best(self, clock: int | None) -> None:
-        """Keep what the last clock left, if that was the best one."""
-        if self._last is not None and self._last[0] == clock:
-            self._best = self._last
+    def keep_best(self, clock: int | None, n_judged: int) -> None:
+        """Keep what the best of the clocks that have been judged left, and all since."""
+        self._kept = {n: v for n, v in self._kept.items() if n == clock or n >= n_judged}
 
-    def place_best(self) -> None:
-        """Go back to what the best clock left, where one is kept."""
-        if self._best is not None:
-            self.place(self._best[1].numpy())
+    def place_best(self, clock: int | None) -> None:
+        """Go back to what the best clock left, where it is kept."""
+        if clock in self._kept:
+            self.place(self._kept[clock].numpy())
 
     def arrays(self) -> dict[str, Any]:
         """All that this rank remembers."""
         extra = {"outer": self._outer.velocity.numpy(), "start": self._start.numpy()}
-        if self._best is not None:
-            extra |= {"best": self._best[1].numpy(), "best_clock": np.array([self._best[0]])}
-        return replica_arrays(self.replica, self.wire) | extra
+        kept = {f"{KEPT}{clock}": vector.numpy() for clock, vector in self._kept.items()}
+        return replica_arrays(self.replica, self.wire) | extra | kept
 
     def load(self, arrays: Mapping[str, Any], clock: int) -> None:
         """Remember what :meth:`arrays` gave at the end of a clock."""
@@ -209,9 +208,11 @@ class Trainer:
         load_replica(self.replica, self.wire, arrays, self._passes_before(first))
         self._outer.velocity = torch.from_numpy(np.array(arrays["outer"]))
         self._start = torch.from_numpy(np.array(arrays["start"]))
-        if "best" in arrays:
-            best = torch.from_numpy(np.array(arrays["best"]))
-            self._best = int(arrays["best_clock"][0]), best
+        self._kept = {
+            int(name.removeprefix(KEPT)): torch.from_numpy(np.array(values))
+            for name, values in arrays.items()
+            if name.startswith(KEPT)
+        }
 
     def weights(self) -> dict[str, Any]:
         """The module's parameters and buffers by name."""
@@ -237,7 +238,8 @@ class Trainer:
     def _steps(self, steps: range) -> tuple[float, float]:
         loss = weight = 0.0
         n_passes = self._passes_before(steps.start)
-        with torch.random.fork_rng(devices=[]):
+        self.replica.buffers.begin()
+        with own_random_numbers():
             for step in steps:
                 if step // self._plan.steps_per_pass > n_passes:
                     self.replica.end_pass()
@@ -250,7 +252,7 @@ class Trainer:
                 if self._plan.meets_after(step):
                     self._meet()
         self.replica.settle()
-        if self._exchanges:
+        if self._averages and len(self._plan.sizes) > 1:
             self._average_buffers()
         return loss, weight
 
@@ -262,7 +264,9 @@ class Trainer:
         for part, target in self.partitions:
             low, high = self._plan.bounds(part.index, step)
             rows = self._order(part.index, step)[low:high]
-            yield self._batch(part, target, rows, self._plan.step_seed(part.index, step))
+            seed = self._plan.step_seed(part.index, step)
+            # ranks that step apart have one model each, and so one set of buffers
+            yield self._batch(part, target, rows, seed, part.index if self._averages else 0)
 
     def _order(self, partition: int, step: int) -> Any:
         key = step // self._plan.steps_per_pass
@@ -270,7 +274,9 @@ class Trainer:
             self._orders[partition] = key, self._plan.training_rows(partition, step)
         return self._orders[partition][1]
 
-    def _batch(self, part: Partition, target: Any, rows: Any, seed: int) -> Batch:
+    def _batch(
+        self, part: Partition, target: Any, rows: Any, seed: int = 0, partition: int = 0
+    ) -> Batch:
         data: Any = part.data[rows]
         sparse: bool = bool(issparse(data))
         data = data.toarray() if sparse else data
@@ -283,6 +289,7 @@ class Trainer:
             torch.from_numpy(target[rows]),
             weights,
             seed,
+            partition,
         )
 
     def _validate(self) -> tuple[float, float]:
@@ -290,7 +297,7 @@ class Trainer:
         for part, target in self.partitions:
             held_out = self._plan.held_out_rows(part.index)
             for first in range(0, len(held_out), LOOK_ROWS):
-                batch = self._batch(part, target, held_out[first : first + LOOK_ROWS], 0)
+                batch = self._batch(part, target, held_out[first : first + LOOK_ROWS])
                 loss += self.replica.losses(batch)
                 weight += _weight(batch)
         return loss, weight
@@ -309,20 +316,21 @@ class Trainer:
         Products of the same factors may differ in the last bit between processors of different
         kinds. Checksums go with the buffers; where they differ, all take rank 0's weights.
         """
+        buffers = self.replica.buffers
+        shares = {part.index: self._plan.share(part.index) for part, _ in self.partitions}
+        changes = buffers.changes(shares)
         made = [u.parameters[0] for u in self.replica.units if u.kind == "factors"]
-        if not made and not self._buffers:
-            return
-        n_buffers = sum(b.numel() for b in self._buffers)
-        sums = torch.zeros(self._mesh.n_ranks, CHECKSUM_PARTS)
-        sums[self._mesh.rank] = checksum(made)
-        vector = flatten([*self._buffers, sums])
-        vector[:n_buffers] *= self.share
-        vector = self._sum(self._exact, vector)
-        unflatten(vector[:n_buffers], self._buffers)
-        sums = vector[n_buffers:].view(sums.shape)
-        if not bool((sums == sums[0]).all()):
-            weights = flatten(made) * float(self._mesh.rank == 0)
-            unflatten(self._sum(self._exact, weights), made)
+        if self._exchanges and (made or changes):
+            sums = torch.zeros(self._mesh.n_ranks, CHECKSUM_PARTS)
+            sums[self._mesh.rank] = checksum(made)
+            vector = self._sum(self._exact, flatten([*changes, sums]))
+            n_buffers = vector.numel() - sums.numel()
+            unflatten(vector[:n_buffers], changes)
+            sums = vector[n_buffers:].view(sums.shape)
+            if not bool((sums == sums[0]).all()):
+                weights = flatten(made) * float(self._mesh.rank == 0)
+                unflatten(self._sum(self._exact, weights), made)
+        buffers.end(changes, min(shares, default=0))
 
     def _sum(self, vectors: VectorSum, values: Any) -> Any:
         self._stamp += 1

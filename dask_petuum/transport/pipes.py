@@ -1,22 +1,17 @@
 """Messages between the ranks of one host, by pipes: for those who share memory already.
 
 A message through Dask's comms takes a millisecond of both event loops while kernels have the cores
-and the caches (2026-11); through a pipe it takes a tenth of that. Each rank reads one pipe, and the
-others open its end through ``/proc/PID/fd``, as they do with its arena (:mod:`.shared`): no
-name, no port, and only processes of the same user can.
+and the caches (2026-11); through a pipe (:mod:`.ends`) it takes a tenth of that.
 
-A frame (:mod:`.frames`) is short, so that frames of several writers do not mix. A longer one lies
-in the sender's arena, and the pipe says where, until its reader says that it has
-read it. Nothing is pickled. A pipe loses nothing, so there is no repetition here; a peer whose
-process has ended is a :class:`TransportError`.
+A frame that is too long lies in the sender's arena, and the pipe says where, until its reader says
+that it has read it. Nothing is pickled. A pipe loses nothing, so there is no repetition here; a
+peer whose process has ended is a :class:`TransportError`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +23,8 @@ import numpy as np
 
 from dask_petuum.exceptions import ProtocolError, TransportError
 from dask_petuum.transport.base import OnReply, Reply
-from dask_petuum.transport.frames import FRAME_BYTES, PIPE_BYTES, frame_of, frames_in
+from dask_petuum.transport.ends import Ends
+from dask_petuum.transport.frames import FRAME_BYTES
 from dask_petuum.transport.shared import LEAST_BYTES, Arena, PeerArena
 from dask_petuum.transport.wire import inline, pack, unpack
 
@@ -59,21 +55,16 @@ class Pipes:
         Takes a peer's message.
     """
 
-    # The mutable state is `_peers` (set before the first call), `_waiting` and `_letters`, which
-    # are changed by single operations of a dict, and `_backlogs` and `_is_open`, under the lock.
+    # The mutable state is `_ends` (connected before the first call), `_waiting` and `_letters`,
+    # which are changed by single operations of a dict, and `_backlogs` and `_is_open`, under the
+    # lock.
 
     def __init__(self, rank: int, arena: Arena, serve: Serve) -> None:
         self._rank = rank
         self._arena = arena
         self._serve = serve
-        #: End to be watched: `read` is to be called when there is something to read.
-        self.source, self._sink = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            fcntl.fcntl(self._sink, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        except OSError as error:  # this user's pipes have taken all that they may
-            logger.debug("The pipe stays small: %s", error)
+        self._ends = Ends(rank)
         self._numbers = itertools.count()
-        self._peers: dict[int, tuple[int, PeerArena]] = {}
         #: Calls without an answer: its arrays must live until it is there.
         self._waiting: dict[int, tuple[Message, OnReply]] = {}
         self._letters: dict[int, Any] = {}
@@ -82,22 +73,24 @@ class Pipes:
         self._is_open = True
 
     def __repr__(self) -> str:
-        return f"<Pipes to {sorted(self._peers)}, {len(self._waiting)} calls not answered>"
+        return f"<Pipes to {list(self._ends)}, {len(self._waiting)} calls not answered>"
 
     def describe(self) -> dict[str, Any]:
         """What a peer needs to open it, besides the description of the arena."""
-        return {"pipe": self._sink}
+        return {"pipe": self._ends.sink}
 
     def connect(self, peer: int, description: Mapping[str, Any], arena: PeerArena) -> bool:
         """Open the pipe of a peer whose arena has been opened; False where that cannot be."""
-        path = f"/proc/{int(description['pid'])}/fd/{int(description['pipe'])}"
-        try:
-            sink = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
+        process, end = int(description["pid"]), int(description["pipe"])
+        if not self._ends.connect(peer, process, end, arena):
             return False
         self._backlogs[peer] = deque()
-        self._peers[peer] = sink, arena
         return True
+
+    @property
+    def source(self) -> int:
+        """End to be watched: `read` is to be called when there is something to read."""
+        return self._ends.source
 
     def call(self, peer: int, operation: str, message: Message, on_reply: OnReply) -> None:
         """Send a message to a peer; ``on_reply`` is called with its answer, in any thread."""
@@ -113,11 +106,7 @@ class Pipes:
 
     def read(self) -> None:
         """Take the frames that have come; called on the event loop."""
-        try:
-            data = os.read(self.source, PIPE_BYTES)
-        except BlockingIOError:
-            return
-        for frame in frames_in(data, self._rank):
+        for frame in self._ends.read():
             self._take(frame)
 
     def close(self) -> None:
@@ -127,8 +116,7 @@ class Pipes:
                 return
             self._is_open = False
             self._backlogs.clear()
-            for end in (self.source, self._sink, *(sink for sink, _ in self._peers.values())):
-                os.close(end)
+            self._ends.close()
         self._waiting.clear()
         self._letters.clear()
 
@@ -136,7 +124,7 @@ class Pipes:
         """Take a frame; what goes wrong must not end the reading of others."""
         try:
             kind, peer, number, *rest = frame
-            if peer not in self._peers:
+            if peer not in self._ends:
                 raise ProtocolError(f"a frame of rank {peer}, who is not near")
             if kind == CALL:
                 self._take_call(peer, number, *rest)
@@ -154,7 +142,7 @@ class Pipes:
     def _take_call(self, peer: int, number: int, operation: str, message: Message) -> None:
         answer = partial(self._answer, peer, number)
         try:
-            unpacked = unpack(message, self._peers[peer][1])
+            unpacked = unpack(message, self._ends.arena_of(peer))
         except ProtocolError as error:
             answer({"status": "refused", "text": str(error)})
             return
@@ -165,13 +153,13 @@ class Pipes:
         if on_reply is None:
             return
         try:
-            answer: Reply | Exception = unpack(reply, self._peers[peer][1])
+            answer: Reply | Exception = unpack(reply, self._ends.arena_of(peer))
         except ProtocolError as error:
             answer = TransportError(f"an answer of rank {peer} cannot be read: {error}")
         on_reply(answer)
 
     def _take_letter(self, peer: int, number: int, offset: int, size: int) -> None:
-        letter = bytes(self._peers[peer][1].array(offset, (size,), "|u1"))
+        letter = bytes(self._ends.arena_of(peer).array(offset, (size,), "|u1"))
         self._try_to_send(peer, [READ, self._rank, number])
         self._take(msgpack.unpackb(letter, raw=False, strict_map_key=False))
 
@@ -192,7 +180,7 @@ class Pipes:
             if not self._is_open:
                 return
             backlog = self._backlogs[peer]
-            backlog.append(frame_of(packed))
+            backlog.append(packed)
             if len(backlog) == 1:
                 self._write(peer, backlog)
 
@@ -207,19 +195,17 @@ class Pipes:
 
     def _write(self, peer: int, backlog: deque[bytes]) -> None:
         """Write what waits for a peer, in order; under the lock."""
-        sink, _ = self._peers[peer]
-        while backlog:
-            try:
-                os.write(sink, backlog[0])
-            except BlockingIOError:
-                timer = threading.Timer(PAUSE, self._go_on, (peer,))
-                timer.daemon = True
-                timer.start()
-                return
-            except OSError as error:
-                backlog.clear()
-                raise TransportError(f"rank {peer} has gone: {error}") from error
-            backlog.popleft()
+        try:
+            while backlog:
+                if not self._ends.write(peer, backlog[0]):
+                    timer = threading.Timer(PAUSE, self._go_on, (peer,))
+                    timer.daemon = True
+                    timer.start()
+                    return
+                backlog.popleft()
+        except TransportError:
+            backlog.clear()
+            raise
 
     def _go_on(self, peer: int) -> None:
         with self._lock:

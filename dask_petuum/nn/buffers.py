@@ -1,0 +1,79 @@
+"""A module's buffers, such as BatchNorm's running means, apart for each partition within a clock.
+
+Batch statistics are those of a partition's batch, so the running ones are the partition's as well.
+At the end of a clock, the changes that partitions made are averaged by their rows. So what a module
+has learnt does not depend on how partitions lie on ranks. Buffers that nobody changes keep their
+bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+__all__ = ["PartitionBuffers"]
+
+
+class PartitionBuffers:
+    """The buffers of a module that is trained.
+
+    The mutable state is the module's, what it had at the clock's beginning (`_first`), and whose
+    buffers it has now (`_now`); `_kept` has those of the others.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._tensors = list(module.buffers())
+        self.begin()
+
+    @property
+    def _averaged(self) -> list[int]:
+        return [n for n, each in enumerate(self._tensors) if each.is_floating_point()]
+
+    def begin(self) -> None:
+        """Begin a clock."""
+        self._first = self.copy()
+        self._kept: dict[int, list[Any]] = {}
+        self._now: int | None = None
+
+    def copy(self) -> list[Any]:
+        """Copies of what the module has now."""
+        return [each.clone() for each in self._tensors]
+
+    def restore(self, values: Sequence[Any]) -> None:
+        """Let the module have what was copied."""
+        with torch.no_grad():
+            for own, value in zip(self._tensors, values, strict=True):
+                own.copy_(value)
+
+    def switch(self, partition: int) -> None:
+        """Let the module have the buffers of a partition."""
+        if partition == self._now:
+            return
+        if self._now is not None:
+            self._kept[self._now] = self.copy()
+            self.restore(self._kept.get(partition, self._first))
+        self._now = partition
+
+    def changes(self, shares: Mapping[int, float]) -> list[Any]:
+        """Changes of floating buffers in this clock, the sum over partitions by their shares."""
+        if self._now is not None:
+            self._kept[self._now] = self.copy()
+        out = []
+        for place in self._averaged:
+            first = self._first[place]
+            total = torch.zeros_like(first)
+            for partition, share in shares.items():
+                value = self._kept.get(partition, self._first)[place]
+                # not a difference where it is the same: it may be infinite
+                total += torch.where(value == first, 0, share * (value - first))
+            out.append(total)
+        return out
+
+    def end(self, changes: Sequence[Any], partition: int) -> None:
+        """End a clock: all have the same floating buffers, and others as a partition has them."""
+        self.restore(self._kept.get(partition, self._first))
+        with torch.no_grad():
+            for place, change in zip(self._averaged, changes, strict=True):
+                self._tensors[place].copy_(self._first[place] + change)

@@ -80,7 +80,7 @@ def objects():
     """How many of our objects there are, by type, classes and constants of modules included."""
     gc.collect()
     types = Counter(map(type, gc.get_objects()))
-    ours = {cls: n for cls, n in types.items() if cls.__module__.startswith("dask_petuum.")}
+    ours = {cls: n for cls, n in types.items() if str(cls.__module__).startswith("dask_petuum.")}
     return Counter({f"{cls.__module__}.{cls.__qualname__}": n for cls, n in ours.items()})
 
 

@@ -98,23 +98,28 @@ PIDS: dict[str, int] = {}
 
 
 def at(client, events: dict[int, Callable[[list[str]], None]]):
-    """A monitor that calls a function of the ranks' workers after certain clocks, each once."""
-    left = dict(events)
+    """A monitor that calls a function of the ranks' workers from certain clocks on, each once.
+
+    One in each epoch: records of several clocks may come at once, after whom they tell of is dead.
+    """
+    left = sorted(events.items())
+    struck: set[str] = set()
 
     def monitor(record):
-        event = left.pop(int(record["clock"]), None)
-        if event is not None:
-            PIDS.update(client.run(os.getpid))
-            runs = client.run_on_scheduler(addresses_of_runs)
-            event(runs[-1])
+        if left and record["clock"] >= left[0][0]:
+            run_id, ranks = client.run_on_scheduler(newest_run)
+            if run_id not in struck:
+                struck.add(run_id)
+                PIDS.update(client.run(os.getpid))
+                left.pop(0)[1](ranks)
         return False
 
     return monitor
 
 
-def addresses_of_runs(dask_scheduler):
-    boards = dask_scheduler.plugins["petuum"]._boards.values()
-    return [list(board.addresses) for board in boards]
+def newest_run(dask_scheduler):
+    board = list(dask_scheduler.plugins["petuum"]._boards.values())[-1]
+    return board.run_id, list(board.addresses)
 
 
 def run(client, monitor=None, place=None, **options):

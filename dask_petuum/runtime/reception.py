@@ -91,16 +91,21 @@ def _handle(handle: Handler, run: Receiver, message: Message, answer: Answer) ->
 
 def _is_small(run: Receiver, operation: str, message: Message) -> bool:
     """Whether what is copied or summed is so little that the event loop may do it."""
+    try:
+        return _size_of(run, operation, message) <= INLINE_BYTES
+    except (TypeError, AttributeError, ValueError, RecursionError):
+        return False  # what cannot be measured is refused where it is handled
+
+
+def _size_of(run: Receiver, operation: str, message: Message) -> int:
     if operation == "petuum_push":
         chunks = message.get("chunks", ())
-        size = sum(chunk_bytes(chunk) for chunk in chunks if isinstance(chunk, dict))
-    elif operation == "petuum_block":
-        size = _bytes_of(message.get("arrays"))
-    elif operation == "petuum_fetch":
-        size = run.shelf.nbytes_of(message.get("block"))
-    else:
-        size = 0 if operation == "petuum_fetched" else run.service.nbytes
-    return size <= INLINE_BYTES
+        return sum(chunk_bytes(chunk) for chunk in chunks if isinstance(chunk, dict))
+    if operation == "petuum_block":
+        return _bytes_of(message.get("arrays"))
+    if operation == "petuum_fetch":
+        return run.shelf.nbytes_of(message.get("block"))
+    return 0 if operation == "petuum_fetched" else run.service.nbytes
 
 
 def _bytes_of(value: Any) -> int:

@@ -230,7 +230,7 @@ NESTED = functools.reduce(lambda inner, _: [inner], range(400), 0)
 def malformed(run_id):
     """What is no message of a run, in its name."""
     head = {"run": run_id, "rank": 0}
-    sender = {**head, "epoch": 0, "clock": 12}
+    sender = {**head, "epoch": 0, "clock": 10**6}  # batches that came already are acknowledged
     return [
         head,
         {"run": run_id},
@@ -243,8 +243,8 @@ def malformed(run_id):
         {**sender, "last": False, "chunks": [{"kind": "csr", "rows": 1}]},
         {**sender, "push": 1, "pull": None},
         {**sender, "table": "none", "plan": 0, "need": 0, "blocks": []},
-        {**sender, "block": -1, "stamp": 0, "arrays": {}},
-        {**sender, "block": 0, "stamp": 0, "arrays": [NESTED]},
+        {**sender, "block": -1, "stamp": "x", "arrays": {}},
+        {**sender, "block": [0], "stamp": -1, "arrays": [NESTED]},
         {**head, "x": {"__shared__": 2**62, **PLACE}},
         {**head, "x": {"__shared__": 4096, "shape": None, "dtype": "<f8"}},
         {**head, "x": {"__shared__": 4096, "shape": [2**62, 2**62], "dtype": "<f8"}},
@@ -272,7 +272,7 @@ def test_malformed_messages_of_a_run_are_refused_and_it_goes_on(crew):
     rows = open_dataset(da.zeros((4, 1), chunks=(1, 1)))
     with ClusterJob(crew.client, rows) as job:
         result = job.run(Secrets(), RunOptions(20_000, save_clocks=100, monitor=monitor))
-    assert set(statuses) <= {"refused", "gone"}, "gone: a block that is fetched from nowhere"
-    assert statuses.count("refused") > 0.9 * len(statuses) > 200
+    assert set(statuses) == {"refused"}
+    assert len(statuses) > 200
     assert result.tables["secret"][5].tobytes() == SECRET * 4
     assert sorted(crew.processes) == pids

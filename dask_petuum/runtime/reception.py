@@ -75,7 +75,7 @@ class Reception:
 
 
 def _answer_and_log(operation: str, answer: Answer, reply: Message) -> None:
-    if reply.get("status") == "refused":
+    if reply.get("status") in ("refused", "error"):
         logger.warning("A message %s is refused: %s", operation, reply.get("text"))
     answer(reply)
 

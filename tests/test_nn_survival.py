@@ -33,8 +33,12 @@ class Deadly(torch.nn.Module):
 
     def __init__(self, flag):
         super().__init__()
+        # no bias: behind BatchNorm its gradient is rounding, which AdamW makes as large as others
         self.body = torch.nn.Sequential(
-            torch.nn.Linear(20, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Dropout()
+            torch.nn.Linear(20, 32, bias=False),
+            torch.nn.BatchNorm1d(32),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(),
         )
         self.head = torch.nn.Linear(32, 4)
         self.flag = flag

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,12 @@ N_WORKERS = 4
 FAULTS = "faults"
 #: The common cluster, once a test has asked for it.
 STARTED = pytest.StashKey[Any]()
+
+
+def pytest_configure() -> None:
+    """Let the processes of tests be interrupted: a shell's job in the background ignores that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -213,7 +213,7 @@ class World:
         if address in self.workers:
             try:
                 self.workers[address].take(message)
-            except ProtocolError:
+            except CheckpointError:
                 return  # the fit is over
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import dask.array as da
@@ -221,7 +222,11 @@ def test_one_interrupt_ends_the_fit_and_keeps_what_was_learnt(tmp_path, schedule
     values = {"scheduler": scheduler, "algorithm": algorithm, "program": program}
     with start(tmp_path, **values) as process:
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=PATIENCE)
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            with suppress(ProcessLookupError):  # it has ended, unless the test fails
+                os.killpg(process.pid, signal.SIGKILL)
     lines = out.splitlines()
     assert lines, err
     assert lines[0].startswith("interrupted: fit was interrupted after "), err

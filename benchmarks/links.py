@@ -11,7 +11,6 @@ the next one that makes some.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -19,22 +18,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from benchmarks import namespaces
-from benchmarks.wires import DEVICE, MTU, Wire
+from benchmarks.host import Host, address_of, clear
+from benchmarks.wires import DEVICE, Wire
 
 __all__ = ["DEVICE", "Hosts", "Wire", "address_of"]
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def address_of(host: int) -> str:
-    """Address of a host; a number is used once, and so is its address."""
-    if not 0 <= host < 254:
-        raise ValueError(f"hosts have numbers from 0 to 253, got {host}")
-    return f"10.79.0.{host + 1}"
 
 
 class Hosts:
@@ -48,7 +40,7 @@ class Hosts:
         What each is joined by.
     """
 
-    # The mutable state is the switch, the processes of each host, and which hosts have vanished.
+    # The mutable state is the switch, and the hosts that there are, by number.
 
     def __init__(self, n_hosts: int, wire: Wire) -> None:
         self._n_first = n_hosts
@@ -56,15 +48,13 @@ class Hosts:
         self._n_made = 0
         self._group = secrets.token_hex(2)  # a process may have several
         self._switch: subprocess.Popen[str] | None = None
-        self._gone: set[int] = set()
-        self._processes: dict[int, list[subprocess.Popen[Any]]] = {}
+        self._hosts: dict[int, Host] = {}
 
     def __repr__(self) -> str:
-        return f"<Hosts {sorted(self._processes)} of {self._n_made}, {self._wire}>"
+        return f"<Hosts {sorted(self._hosts)} of {self._n_made}, {self._wire}>"
 
     def __enter__(self) -> Self:
-        for name in namespaces.sweep():
-            print(f"removed namespace {name}, whose process is gone", file=sys.stderr)
+        clear()
         # it ends when this process does, however that dies: then its input is closed
         self._switch = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.wires"],
@@ -78,37 +68,30 @@ class Hosts:
             for _ in range(self._n_first):
                 self.add()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._switch is not None:
             self._switch.kill()
             self._switch.communicate()
-        for host in list(self._processes):
-            self._end(host)
+        for host in self._hosts.values():
+            host.end()
 
     @property
     def names(self) -> list[str]:
         """Namespaces of the hosts that there are, or were until the end."""
-        return [self._name(host) for host in range(self._n_made) if host not in self._gone]
+        return [host.name for host in self._hosts.values()]
 
     def add(self) -> int:
         """Make another host; return its number."""
-        host, self._n_made = self._n_made, self._n_made + 1
-        address, name = address_of(host), self._name(host)
-        namespaces.make(name)
-        self._processes[host] = []
-        self.join(host, self._wire)
-        namespaces.ip("-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
-        namespaces.ip("-n", name, "addr", "add", f"{address}/24", "dev", DEVICE)
-        return host
+        number, self._n_made = self._n_made, self._n_made + 1
+        self._hosts[number] = host = Host(f"{self._group}-{number}", address_of(number))
+        host.make()
+        self.join(number, self._wire)
+        host.set_up()
+        return number
 
     def join(self, host: int, wire: Wire | None = None) -> None:
         """Give a host another wire, None: that of all; returns when it is in force."""
@@ -117,12 +100,11 @@ class Hosts:
     def vanish(self, host: int) -> None:
         """Take a host away, with all that runs there: nobody gets a last word of it."""
         self._tell(host, None)
-        self._end(host)
-        self._gone.add(host)
+        self._hosts.pop(host).end()
 
     def entered(self, host: int) -> AbstractContextManager[None]:
         """Let this thread, and what it starts, be on a host."""
-        return namespaces.entered(self._name(host))
+        return namespaces.entered(self._hosts[host].name)
 
     def start(
         self,
@@ -132,29 +114,12 @@ class Hosts:
         **options: Any,
     ) -> subprocess.Popen[Any]:
         """Start a process on a host, options as of `Popen`; it ends with the host."""
-        process = subprocess.Popen(
-            ["ip", "netns", "exec", self._name(host), *command],
-            env={**os.environ, **(env or {})},
-            **options,
-        )
-        self._processes[host].append(process)
-        return process
-
-    def _name(self, host: int) -> str:
-        return namespaces.name_of(f"{self._group}-{host}")
-
-    def _end(self, host: int) -> None:
-        processes = self._processes.pop(host)
-        for process in reversed(processes):
-            process.kill()
-        namespaces.remove(self._name(host))
-        for process in processes:
-            process.wait()
+        return self._hosts[host].start(command, env, **options)
 
     def _tell(self, host: int, wire: dict[str, Any] | None) -> None:
         assert self._switch is not None
         assert self._switch.stdin is not None
-        command = {"host": host, "wire": wire, "namespace": self._name(host)}
+        command = {"host": host, "wire": wire, "namespace": self._hosts[host].name}
         self._switch.stdin.write(json.dumps(command) + "\n")
         self._switch.stdin.flush()
         self._expect("done")

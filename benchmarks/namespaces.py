@@ -1,7 +1,7 @@
 """Network namespaces, named after the process that owns them: those of a killed one are swept.
 
 A namespace outlives its maker. So its name holds the maker's process id, and who makes namespaces
-first removes those whose maker is gone, with the processes that live in them.
+first removes those whose maker is gone, with the processes that live in them, and their folder.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["entered", "ip", "make", "name_of", "remove", "sweep", "why_not"]
+__all__ = ["entered", "ip", "make", "make_folder", "name_of", "remove", "sweep", "why_not"]
 
 PREFIX = "petuum"
 FOLDER = Path("/run/netns")
@@ -71,12 +73,20 @@ def remove(name: str) -> None:
             raise
 
 
+def make_folder() -> Path:
+    """Make a folder for the files of hosts; `sweep` removes it when its owner is gone."""
+    return Path(tempfile.mkdtemp(prefix=f"{name_of('hosts')}-"))
+
+
 def sweep() -> list[str]:
-    """Remove the namespaces whose owners are gone; return their names."""
+    """Remove the namespaces whose owners are gone, and their folders; return the names."""
     found = [path.name for path in FOLDER.glob(f"{PREFIX}-*")] if FOLDER.exists() else []
     left = [name for name in found if not _is_owned(name)]
     for name in left:
         remove(name)
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}-*-hosts-*"):
+        if not _is_owned(path.name):
+            shutil.rmtree(path, ignore_errors=True)
     return left
 
 

@@ -9,17 +9,14 @@ but the hosts' own processes takes time of the cores.
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from benchmarks import namespaces
-from benchmarks.links import address_of
-from benchmarks.wires import DEVICE, MTU
+from benchmarks.host import Host, address_of, clear
+from benchmarks.wires import DEVICE
 
 __all__ = ["Pair"]
 
@@ -40,53 +37,38 @@ class Pair:
     def __init__(self, rate: float) -> None:
         self._rate = rate
         group = secrets.token_hex(2)
-        self._names = [namespaces.name_of(f"{group}-{host}") for host in range(2)]
-        self._processes: list[subprocess.Popen[Any]] = []
+        self._hosts = [Host(f"{group}-{host}", address_of(host)) for host in range(2)]
 
     def __repr__(self) -> str:
-        return f"<Pair {self._names}, {self._rate / 1e6:g} Mbit/s>"
+        return f"<Pair {self._hosts}, {self._rate / 1e6:g} Mbit/s>"
 
     def __enter__(self) -> Self:
-        for name in namespaces.sweep():
-            print(f"removed namespace {name}, whose process is gone", file=sys.stderr)
+        clear()
         try:
-            for name in self._names:
-                namespaces.make(name)
-            first, second = self._names
+            for host in self._hosts:
+                host.make()
+            first, second = (host.name for host in self._hosts)
             ends = ["type", "veth", "peer", "name", DEVICE, "netns", second]
             namespaces.ip("link", "add", DEVICE, "netns", first, *ends)
-            for host, name in enumerate(self._names):
-                self._set_up(name, address_of(host))
+            for host in self._hosts:
+                host.set_up()
+                self._narrow(host.name)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for process in reversed(self._processes):
-            process.kill()
-        for name in self._names:
-            namespaces.remove(name)
-        for process in self._processes:
-            process.wait()
+    def __exit__(self, *error: object) -> None:
+        for host in self._hosts:
+            host.end()
 
     def start(
         self, host: int, command: Sequence[str], env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[Any]:
         """Start a process on a host; it ends with the pair."""
-        inside = ["ip", "netns", "exec", self._names[host], *command]
-        process = subprocess.Popen(inside, env={**os.environ, **(env or {})})
-        self._processes.append(process)
-        return process
+        return self._hosts[host].start(command, env)
 
-    def _set_up(self, name: str, address: str) -> None:
-        namespaces.ip("-n", name, "link", "set", DEVICE, "mtu", str(MTU), "up")
-        namespaces.ip("-n", name, "addr", "add", f"{address}/24", "dev", DEVICE)
+    def _narrow(self, name: str) -> None:
         shape = ["root", "tbf", "rate", f"{self._rate:.0f}bit", "burst", str(BURST)]
         command = ["tc", "qdisc", "add", "dev", DEVICE, *shape, "limit", str(QUEUE)]
         subprocess.run(["ip", "netns", "exec", name, *command], check=True)

@@ -464,7 +464,7 @@ class RecoverySimulation(Simulation):
             self._stage, self._countdown = "fated", when
         try:
             self._fill(manifest)
-        except CheckpointError as error:
+        except (CheckpointError, TransportError) as error:
             self.violations.append(Violation("lost", str(error)))
         else:
             self._check_restored()

@@ -224,6 +224,28 @@ def test_a_checkpoint_counts_when_all_parts_are_there():
     assert not add(0, 9)
 
 
+def test_who_comes_to_the_address_of_a_lost_worker_keeps_nothing_of_it():
+    ledger = Ledger()
+    ledger.begin("fit", "client")
+    there = ["a", "b"]
+
+    def save(clock, holders=("a",)):
+        part = asdict(SavedPart(0, {}, holders))
+        assert ledger.add("fit", part, run_id="r", clock=clock, n=1)
+
+    save(1)
+    assert ledger.holders("fit") == {"a"}
+    assert ledger.is_held("fit", there)
+    ledger.lose("a")
+    assert ledger.keeping("fit", there) == {"b"}
+    assert not ledger.is_held("fit", there)
+    save(2)
+    assert ledger.keeping("fit", there) == {"a", "b"}, "what it was given since, it has"
+    assert ledger.is_held("fit", there)
+    assert ledger.keeping("other", there) == {"a", "b"}
+    assert ledger.holders("other") == set()
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -17,11 +17,16 @@ __all__ = ["Ledger"]
 
 @dataclass
 class _Fit:
-    """One fit: who may ask for it, its last complete checkpoint, and those under way."""
+    """One fit: who may ask for it, its last complete checkpoint, and those under way.
+
+    ``gone``: workers that were lost since the last one was complete. Others may have come to their
+    addresses, with nothing in their memory.
+    """
 
     client: str
     newest: dict[str, Any] | None = None
     under_way: dict[tuple[str, int], dict[int, Any]] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
 
 
 class Ledger:
@@ -65,6 +70,7 @@ class Ledger:
             return False
         ordered = [parts[rank] for rank in sorted(parts)]
         fit.newest = {"fit_id": fit_id, "run_id": run_id, "clock": clock, "parts": ordered}
+        fit.gone.clear()
         fit.under_way = {
             (run, at): found
             for (run, at), found in fit.under_way.items()
@@ -82,13 +88,28 @@ class Ledger:
         fit = self._fits.get(fit_id)
         return None if fit is None else fit.newest
 
+    def lose(self, address: str) -> None:
+        """Note that a worker is gone, with all that it kept."""
+        for fit in self._fits.values():
+            fit.gone.add(address)
+
+    def keeping(self, fit_id: str, workers: Collection[str]) -> set[str]:
+        """Those of some workers that are still what they were at a fit's last checkpoint."""
+        fit = self._fits.get(fit_id)
+        return set(workers) - (set() if fit is None else fit.gone)
+
+    def holders(self, fit_id: str) -> set[str]:
+        """The workers that were given parts of a fit's last checkpoint."""
+        newest = self.newest(fit_id)
+        return set() if newest is None else {a for part in newest["parts"] for a in part["holders"]}
+
     def is_held(self, fit_id: str, workers: Collection[str]) -> bool:
         """Whether some workers, or files, have every part of a fit's last checkpoint."""
-        newest = self.newest(fit_id)
+        newest, there = self.newest(fit_id), self.keeping(fit_id, workers)
         if newest is None:
             return True
         parts = map(SavedPart.from_dict, newest["parts"])
-        return all(part.file is not None or set(part.holders) & set(workers) for part in parts)
+        return all(part.file is not None or there.intersection(part.holders) for part in parts)
 
     def forget(self, fit_id: str) -> bool:
         """Drop a fit; False where it was not known."""

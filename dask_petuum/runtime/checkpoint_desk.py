@@ -79,9 +79,17 @@ class CheckpointDesk:
         """Whether some workers, or files, have every part of a fit's last checkpoint."""
         return self._ledger.is_held(fit_id, workers)
 
+    def lose(self, address: str) -> None:
+        """Note that a worker is gone, with all that it kept."""
+        self._ledger.lose(address)
+
+    def holders(self, fit_id: str) -> set[str]:
+        """The workers that were given parts of a fit's last checkpoint."""
+        return self._ledger.holders(fit_id)
+
     async def checkpoint(self, fit_id: str) -> dict[str, Any]:
         """Tell a fit's newest checkpoint that is complete, or None, and which workers are there."""
-        there = list(self._scheduler.workers)
+        there = sorted(self._ledger.keeping(fit_id, self._scheduler.workers))
         return {"status": "OK", "checkpoint": self._ledger.newest(fit_id), "there": there}
 
     async def forget(self, fit_id: str) -> dict[str, Any]:

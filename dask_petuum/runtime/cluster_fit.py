@@ -193,6 +193,7 @@ class ClusterFit:
             )
             self._epoch += 1
             self._wait_for_workers()
+            self._saved = self._checkpoint_of(error)  # who was silent may be gone by now
             try:
                 self._partitions.renew(slowness=self._slowness)
                 return

@@ -91,7 +91,9 @@ async def _gather(client: Client, futures: list[Future], addresses: Sequence[str
 
 async def _look(client: Client, addresses: Sequence[str]) -> None:
     """Raise where a worker is gone."""
-    there = (await adapter.ask_scheduler(client, "petuum_status"))["workers"]
+    # the scheduler would not look at workers that have no rank, and a silent one may do nothing
+    status = await adapter.ask_scheduler(client, "petuum_status", needed=list(addresses))
+    there = status["workers"]
     lost = [f"rank {rank} with {a}" for rank, a in enumerate(addresses) if a not in there]
     if lost:
         raise RankLostError(f"workers were lost outside of a run: {', '.join(lost)}")

@@ -124,7 +124,14 @@ class KeptParts:
         names: Sequence[str],
         folder: CheckpointFolder | None,
     ) -> Mapping[str, Array]:
-        """Get arrays of a part from whoever is nearest: here, another worker, the file."""
+        """Get arrays of a part from whoever is nearest: here, another worker, the file.
+
+        Raises
+        ------
+        TransportError
+            Where none of those that kept it can be asked: that is the loss of a peer, and no error
+            of the program.
+        """
         key = PartKey(manifest.fit_id, manifest.run_id, manifest.clock, part.rank)
         holders = sorted(part.holders, key=lambda address: address != self.address)
         errors = []
@@ -139,7 +146,8 @@ class KeptParts:
                 errors.append(str(error))
         if folder is not None and part.file is not None:
             return folder.fetch(part, names)
-        raise CheckpointError(f"nobody has {names[0]!r} of {key} any more: {errors}")
+        why = "; ".join(errors) or "whoever kept it is gone"
+        raise TransportError(f"nobody gives {names[0]!r} of {key}: {why}", final=True)
 
     def _fetch_array(self, address: str, key: PartKey, name: str, look: Any) -> Array:
         array = np.empty(look.shape, look.dtype)

@@ -34,8 +34,8 @@ class Leases:
         As of `adapter.give_up_worker`.
     """
 
-    # The mutable state is the silence, which workers are being given up, and which ones are looked
-    # at though their run is over.
+    # The mutable state is the silence, which workers are being given up, which ones are looked at
+    # though their run is over, and which ones somebody needs until the next look.
 
     def __init__(self, scheduler: Any, pause: float, on_silence: Callable[[str], None]) -> None:
         self._scheduler = scheduler
@@ -43,6 +43,7 @@ class Leases:
         self._on_silence = on_silence
         self._given_up: set[str] = set()
         self._suspects: set[str] = set()
+        self._needed: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Leases: {self._silence}, given up {sorted(self._given_up)}>"
@@ -53,10 +54,10 @@ class Leases:
         seen = {address: last for address, last in heard.items() if last is not None}
         found = self._silence.look(seen, now)
         self._suspects = {address for address in self._suspects if found.get(address, 0.0) > 0.0}
+        looked_at = {*needed, *self._suspects, *self._needed} - self._given_up
+        self._needed.clear()
         for address, silent in found.items():
-            if address in self._given_up or not (address in needed or address in self._suspects):
-                continue
-            if silent > config.lease_seconds():
+            if address in looked_at and silent > config.lease_seconds():
                 logger.warning("Worker %s was silent for %.1f s: it is given up", address, silent)
                 self._given_up.add(address)
                 adapter.soon(self._scheduler, self._give_up, address)
@@ -73,6 +74,10 @@ class Leases:
         the next epoch should not begin with it.
         """
         self._suspects.update(addresses)
+
+    def need(self, addresses: Iterable[str]) -> None:
+        """Look at workers that somebody waits for outside of a run, at the next look."""
+        self._needed.update(addresses)
 
     async def _give_up(self, address: str) -> None:
         try:

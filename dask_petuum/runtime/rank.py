@@ -244,6 +244,7 @@ def run_rank(
     """
     worker = get_worker()
     secede()
+    endpoint: Endpoint | None = None
     try:
         run = worker.plugins[PLUGIN_NAME].start_run(spec, rank)
         endpoint = run.endpoint
@@ -258,7 +259,8 @@ def run_rank(
         raise
     except TransportError as error:
         # of a peer that is lost, or about to be: the run is, the program is not to blame
-        text = f"rank {rank} lost touch in clock {run.endpoint.clock_index}: {error}"
+        clock = spec.first_clock if endpoint is None else endpoint.clock_index
+        text = f"rank {rank} lost touch in clock {clock}: {error}"
         _ask(worker, "petuum_fail", run_id=spec.run_id, rank=rank, text=text, kind="lost")
         raise
     except BaseException:

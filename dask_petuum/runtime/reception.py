@@ -137,7 +137,8 @@ def _push(run: Receiver, message: Message, answer: Answer) -> None:
 
 def _serve(name: str, run: Receiver, message: Message, answer: Answer) -> None:
     def answered(reply: Message) -> None:
-        run.keep(message.get("pull", message), reply)
+        if reply["status"] == "OK":
+            run.keep(message.get("pull", message), reply)
         answer(reply)
 
     getattr(run.service, name)(message, answered)

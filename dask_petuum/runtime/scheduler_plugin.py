@@ -101,8 +101,9 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             self._notify(run_id)
         return {"status": "OK"}
 
-    async def status(self) -> dict[str, Any]:
-        """Tell versions and runs."""
+    async def status(self, needed: Sequence[str] = ()) -> dict[str, Any]:
+        """Tell versions and runs; look whether the workers that somebody waits for are silent."""
+        self._leases.need(needed)
         return {
             "status": "OK",
             "version": version(),
@@ -333,8 +334,10 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         """End the runs that had a rank there."""
         self._roster.remove(worker, time(), str(kwargs.get("stimulus_id", "")).startswith("retire"))
         self._heard.set()
+        self._desk.lose(worker)
         for run_id, board in self._boards.items():
             if board.lose_worker(worker):
+                self._suspect_others(board)
                 self._announce_failure(run_id, board)
         self._cast_to_all("petuum-lost", address=worker)
 
@@ -361,8 +364,14 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     def _fail(self, run_id: str, failure: Failure) -> None:
         board = self._boards.get(run_id)
         if board is not None and board.fail(failure):
-            self._leases.suspect(board.addresses if failure.kind == "lost" else ())
+            if failure.kind == "lost":
+                self._suspect_others(board)
             self._announce_failure(run_id, board)
+
+    def _suspect_others(self, board: Board) -> None:
+        """Look at whom the next epoch would need: who was lost may not be the only one."""
+        needed = {*board.addresses, *self._desk.holders(board.fit_id or "")}
+        self._leases.suspect(needed & set(self._armed()))
 
     def _announce_failure(self, run_id: str, board: Board) -> None:
         assert board.failure is not None

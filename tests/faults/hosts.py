@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from typing import Any, Self
@@ -18,6 +17,7 @@ import dask
 from distributed import Client, LocalCluster
 from members import FEW_MESSAGES, Members
 
+from benchmarks import namespaces
 from benchmarks.links import Hosts, Wire, address_of
 
 __all__ = ["CALM", "HostCrew"]
@@ -50,7 +50,7 @@ class HostCrew(Members):
         self._timers: list[threading.Timer] = []
         self._used: set[int] = set()
         self._given_up: set[int] = set()
-        self._folder = tempfile.mkdtemp(prefix="petuum-hosts-")
+        self._folder = namespaces.make_folder()
         self._values = {
             "petuum.recovery.attempts": 20,
             "petuum.recovery.wait": "20s",
@@ -155,16 +155,13 @@ class HostCrew(Members):
         """Make a host, and its service."""
         host = self._hosts.add()
         self._used.add(host)
-        place = os.path.join(self._folder, str(host))
-        os.mkdir(place)
+        place = self._folder / str(host)
+        place.mkdir()
         worker = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_worker"]
         worker += [self.cluster.scheduler_address, "--host", address_of(host)]
         worker += ["--worker-port", PORTS[0], "--nanny-port", PORTS[1], "--nthreads", "1"]
-        worker += ["--no-dashboard", "--memory-limit", "0", "--local-directory", place]
-        env = {
-            "DASK_" + k.replace(".", "__").replace("-", "_").upper(): str(v)
-            for k, v in self._values.items()
-        }
+        worker += ["--no-dashboard", "--memory-limit", "0", "--local-directory", str(place)]
+        env = {_variable_of(key): str(value) for key, value in self._values.items()}
         env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._hosts.start(host, ["sh", "-c", SERVICE, "sh", *worker], env=env, cwd=place)
 

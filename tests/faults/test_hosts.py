@@ -18,7 +18,6 @@ from hosts import HostCrew
 
 from benchmarks import namespaces
 from benchmarks.links import Hosts, Wire
-from dask_petuum.exceptions import RankError
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.options import RunOptions
 
@@ -32,7 +31,7 @@ SIZE = 3
 #: Seconds. A partition of 5 s may be felt for 10: TCP's pauses double.
 LEASE = 11.0
 #: The scheduler's where a host is to be given up, and longer than it takes, its nanny included.
-SHORT, LONG = 5.0, 14.0
+SHORT, LONG = 9.0, 22.0
 MAX_CLOCKS = 100_000
 
 
@@ -125,12 +124,6 @@ def test_a_host_that_comes_back_from_a_long_partition_does_no_harm(crew):
     assert parted[0] in last
 
 
-@pytest.mark.xfail(
-    raises=RankError,
-    strict=False,
-    reason="seen once in some ten runs, under load: a second worker was given up as silent, so a "
-    "part was gone with its copy, and the fit ended with that instead of RankLostError",
-)
 @pytest.mark.usefixtures("impatient")
 def test_a_host_that_vanishes_is_gone_on_without(crew):
     epochs = fit(crew, crew.vanish, goes_on)
@@ -141,10 +134,11 @@ def test_a_host_that_vanishes_is_gone_on_without(crew):
 
 OWNER = """
 import sys
+from benchmarks import namespaces
 from benchmarks.links import Hosts, Wire
 hosts = Hosts(2, Wire()).__enter__()
 hosts.start(1, ["sleep", "1000"])
-print(*hosts.names, flush=True)
+print(*hosts.names, namespaces.make_folder(), flush=True)
 sys.stdin.read()
 """
 
@@ -153,7 +147,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(capfd):
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    names = owner.stdout.readline().split()
+    *names, folder = owner.stdout.readline().split()
     assert len(names) == 2
     assert namespaces.sweep() == [], "its owner lives"
     os.kill(owner.pid, signal.SIGKILL)
@@ -161,8 +155,10 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(capfd):
     owner.stdin.close()
     owner.stdout.close()  # what it has started has it, too, and lives
     assert all((namespaces.FOLDER / name).exists() for name in names)
+    assert os.path.isdir(folder)
     with Hosts(1, Wire()) as hosts:
         assert not any((namespaces.FOLDER / name).exists() for name in names)
         assert all((namespaces.FOLDER / name).exists() for name in hosts.names)
     assert not any((namespaces.FOLDER / name).exists() for name in hosts.names)
+    assert not os.path.exists(folder)
     assert names[0] in capfd.readouterr().err

@@ -23,6 +23,7 @@ from programs import LeastSquares, make_data
 
 from dask_petuum.data import open_dataset
 from dask_petuum.exceptions import CheckpointError, RankLostError
+from dask_petuum.runtime.arm import arm
 from dask_petuum.runtime.checkpoints import Place
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.job import LocalJob, RunOptions
@@ -41,7 +42,12 @@ def mortals():
     from distributed import LocalCluster
 
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
+        dask.config.set(
+            {
+                "distributed.deploy.lost-worker-timeout": "1 hour",
+                "distributed.scheduler.worker-ttl": "1 hour",  # who is silent is ours to give up
+            }
+        ),
         LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=":0") as cluster,
     ):
         yield cluster
@@ -205,22 +211,23 @@ def test_recovery_can_be_turned_off(client):
         run(client, at(client, {12: lambda ranks: kill(ranks[1])}))
 
 
-def test_a_worker_that_stops_answering_is_given_up(client, undisturbed):
-    """Beyond its lease; the process wakes up later and finds that nobody knows it."""
+@pytest.fixture
+def stop(client):
+    """Stops a worker's process, which is silent then; a scheduler that gives it up soon.
+
+    A process that wakes up later finds that nobody knows it.
+    """
     stopped: list[int] = []
 
-    def stop(ranks):
-        stopped.append(PIDS[ranks[1]])
-        os.kill(PIDS[ranks[1]], signal.SIGSTOP)
+    def stop_one(address):
+        stopped.append(PIDS[address])
+        os.kill(PIDS[address], signal.SIGSTOP)
 
     client.run_on_scheduler(set_lease, "6s")
-    try:
-        result = run(client, at(client, {12: stop}))
-    finally:
-        client.run_on_scheduler(set_lease, "60s")
-        for pid in stopped:
-            wake(pid)
-    assert_same(result, undisturbed)
+    yield stop_one
+    client.run_on_scheduler(set_lease, "60s")
+    for pid in stopped:
+        wake(pid)
 
 
 def set_lease(text):
@@ -232,6 +239,43 @@ def wake(pid):
         os.kill(pid, signal.SIGCONT)
     except ProcessLookupError:
         return  # its nanny has ended it
+
+
+def test_a_worker_that_stops_answering_is_given_up(client, undisturbed, stop):
+    result = run(client, at(client, {12: lambda ranks: stop(ranks[1])}))
+    assert_same(result, undisturbed)
+
+
+def kill_and_stop(stop):
+    """Kill a rank, and stop the one that keeps its copy: who is there to ask is not known yet."""
+
+    def strike(ranks):
+        stop(ranks[2])
+        kill(ranks[1])
+
+    return {14: strike}
+
+
+def test_a_part_whose_copy_is_silent_is_an_error_that_names_both(client, stop):
+    with pytest.raises(RankLostError, match=r"lost with the workers that kept .* checkpoint=URL"):
+        run(client, at(client, kill_and_stop(stop)))
+
+
+def test_with_files_a_part_whose_copy_is_silent_is_read_from_there(
+    client, undisturbed, stop, tmp_path
+):
+    result = run(client, at(client, kill_and_stop(stop)), Place(str(tmp_path)))
+    assert_same(result, undisturbed)
+
+
+def test_data_that_is_placed_does_not_wait_for_a_silent_worker(client, undisturbed, stop):
+    """No run has begun yet; Dask would wait for five minutes, and here for an hour."""
+    arm(client)
+    pids = client.run(os.getpid)
+    PIDS.update(pids)
+    silent = min(pids)
+    stop(silent)
+    assert_same(run(client), undisturbed)
 
 
 def test_a_run_whose_caller_is_gone_goes_on_from_files(client, undisturbed, tmp_path):

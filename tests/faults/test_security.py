@@ -272,7 +272,7 @@ def test_malformed_messages_of_a_run_are_refused_and_it_goes_on(crew):
     rows = open_dataset(da.zeros((4, 1), chunks=(1, 1)))
     with ClusterJob(crew.client, rows) as job:
         result = job.run(Secrets(), RunOptions(20_000, save_clocks=100, monitor=monitor))
-    assert set(statuses) <= {"refused", "error"}, "both are logged, and change nothing"
-    assert statuses.count("refused") > 0.9 * len(statuses) > 200
+    assert len(statuses) > 200
+    assert set(statuses) == {"refused"}, "which is logged, and changes nothing"
     assert result.tables["secret"][5].tobytes() == SECRET * 4
     assert sorted(crew.processes) == pids

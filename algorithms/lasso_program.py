@@ -41,6 +41,7 @@ from .lasso_search import Search
 __all__ = ["LassoProgram", "Task"]
 
 Doubles = NDArray[np.float64]
+Longs = NDArray[np.int64]
 
 #: Columns that the set grows by at least, and share of the nonzero ones: a round reads X twice.
 FIRST, GROWTH = 100, 1.0
@@ -49,6 +50,10 @@ FIRST, GROWTH = 100, 1.0
 SQUARE_PER_FEATURE = 40.0
 #: Squares of a column, relative to its weight, that rounding leaves of a constant one.
 CONSTANT, MISSING = 1e-24, 1e-12
+#: First letters of the names of what a checkpoint keeps of the search.
+SEARCH = "search "
+#: What the searcher waits for between two turns.
+WAITS = ("start", "first products", "gram", "products")
 #: What a clock did.
 SUMMED, CERTIFIED, SOLVED = 0.0, 1.0, 2.0
 
@@ -107,9 +112,6 @@ class LassoProgram(DataParallelProgram):
         (n_features,) first coefficients.
     """
 
-    #: The search, its Gram matrix and its order of columns are in one rank's memory: short fits
-    #: that begin again after a loss.
-    resumable = False
     metrics = (
         "objective",
         "dual_gap",
@@ -155,6 +157,21 @@ class LassoProgram(DataParallelProgram):
             "w": np.zeros(n),
             "n_set": np.zeros(1, dtype=np.int64),
         }
+
+    def save(self, ctx: Context, partition: Partition, state: State) -> State:
+        """Give the state, and with the first partition the search; see `_Searcher.state`."""
+        searcher = self._searcher if partition.index == 0 else None
+        return state if searcher is None else {**state, **searcher.state()}
+
+    def resume(self, ctx: Context, partition: Partition, saved: State) -> State:
+        """Make the state, and the search where it goes on."""
+        views = self._views(ctx)
+        found = {name: saved.pop(name) for name in list(saved) if name.startswith(SEARCH)}
+        if found:
+            values = {name: views[name].values for name in ("sums", "products", "gram")}
+            self._searcher = _Searcher(self.task, values, self.first)
+            self._searcher.go_on(found, values["gram"])
+        return saved
 
     def step(self, ctx: Context, partition: Partition, state: State) -> Mapping[str, float]:
         """Clock 1: squares and products; then searching and summing up take turns."""
@@ -246,6 +263,31 @@ class _Searcher:
         self.n_rounds = 0
         self.waits_for = "start"
         self.start = np.where(squares > 0.0, first, 0.0)
+        self.new = np.empty(0, dtype=np.int64)
+        #: Sizes that the working set has had.
+        self.sizes: list[int] = []
+
+    def state(self) -> State:
+        """What a checkpoint keeps: all but the Gram matrix, which is a table."""
+        found = {
+            **self.search.state(),
+            "sent": self.sent,
+            "new": self.new,
+            "sizes": np.array(self.sizes, dtype=np.int64),
+            "turn": np.array([self.n_rounds, WAITS.index(self.waits_for)]),
+        }
+        return {SEARCH + name: values for name, values in found.items()}
+
+    def go_on(self, saved: State, gram: Array) -> None:
+        """Go on from `state`, with the Gram matrix as ranks have summed it up."""
+        found = {name.removeprefix(SEARCH): values for name, values in saved.items()}
+        cols = found.pop("cols")
+        self.sent, self.new = found.pop("sent"), found.pop("new")
+        self.n_rounds, waits_for = found.pop("turn").tolist()
+        self.waits_for = WAITS[waits_for]
+        for size in found.pop("sizes").tolist():
+            self._extend(cols[len(self.search.set) : size], gram)
+        self.search.go_on(found, self.task.positive)
 
     def turn(self, values: Mapping[str, Array]) -> tuple[Doubles | None, dict[str, float]]:
         """Go on; the change of the model, if any, and the metrics of this clock."""
@@ -301,9 +343,13 @@ class _Searcher:
         return delta
 
     def _take_gram(self, gram: Array) -> None:
+        self._extend(self.new, gram)
+
+    def _extend(self, new: Longs, gram: Array) -> None:
         old = len(self.search.set)
-        n = old + len(self.new)
-        self.search.set.extend(self.new, np.ascontiguousarray(gram[old:n, :n].T))
+        n = old + len(new)
+        self.search.set.extend(new, np.ascontiguousarray(gram[old:n, :n].T))
+        self.sizes.append(n)
 
     def _take_products(self, products: Array) -> None:
         search, n = self.search, self.task.n_features

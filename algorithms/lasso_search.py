@@ -12,7 +12,9 @@ JRSS-B 74, 2012.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +63,8 @@ class Search:
     """Coefficients, and what decides about columns.
 
     The mutable state is all attributes but ``b``, ``yy``, ``squares`` and ``used``; `begin` to
-    `solve` change it, and the owner sets ``c``, ``rr`` and ``ry`` where the residual changed.
+    `solve` and `go_on` change it, and the owner sets ``c``, ``rr`` and ``ry`` where the residual
+    changed.
 
     Parameters
     ----------
@@ -100,6 +103,34 @@ class Search:
         self._dual = -np.inf
         self._stalled = 0
         self._size = -1
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that changes, as arrays, but the Gram matrix."""
+        penalty, places = self.penalty, [self._stalled, self._size]
+        numbers = [self.yy, self.rr, self.ry, self.gap, self.goal, self._dual]
+        return {
+            "b": self.b,
+            "squares": self.squares,
+            "w": self.w,
+            "c": self.c,
+            "alive": self.alive,
+            "cols": self.set.cols,
+            "in_set": self.in_set.astype(np.uint8),
+            "numbers": np.array([*numbers, penalty.lam, penalty.ridge]),
+            "places": np.array(places, dtype=np.int64),
+        }
+
+    def go_on(self, saved: Mapping[str, NDArray[Any]], positive: bool) -> None:
+        """Go on from `state`; the set has its columns already."""
+        self.b, self.squares = saved["b"], saved["squares"]
+        self.used = np.flatnonzero(self.squares > 0.0)
+        self.w, self.c, self.alive = saved["w"], saved["c"], saved["alive"]
+        self.in_set = saved["in_set"].astype(bool)
+        self.yy, self.rr, self.ry, self.gap, self.goal, self._dual, lam, ridge = saved[
+            "numbers"
+        ].tolist()
+        self.penalty = Penalty(lam, ridge, positive)
+        self._stalled, self._size = saved["places"].tolist()
 
     def largest_lam(self, positive: bool) -> float:
         """Return the smallest ``lam`` whose solution is 0."""

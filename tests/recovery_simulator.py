@@ -117,6 +117,9 @@ class SlowKeeper(_Keeper):
     def report(self, key, part) -> None:
         self._world.later.append(partial(self._world.take_report, key, asdict(part)))
 
+    def give_up(self, key, why) -> None:
+        self._world.later.append(partial(self._world.take_loss, key, why))
+
 
 class World:
     """Workers with their vaults, the scheduler's desk, and what is under way between them."""
@@ -168,6 +171,12 @@ class World:
             return
         if self.desk.add(FIT, part, board, key.clock):
             self.newest = (key.run_id, key.clock)
+
+    def take_loss(self, key, why) -> None:
+        """As the scheduler's plugin does where a part cannot be saved."""
+        board = self.board
+        if board is not None and board.run_id == key.run_id:
+            self.desk.give_up(FIT, key.run_id, key.clock, why)
 
     def send_all(self, clients, messages) -> None:
         """As Dask's scheduler: one message to each worker, all of whose messages come in order."""

@@ -17,6 +17,7 @@ class Refusing:
 
     def __init__(self, error):
         self._error = error
+        self.given_up = []
 
     def keep(self, key, part, arrays):
         return part
@@ -24,17 +25,25 @@ class Refusing:
     def report(self, key, part):
         raise self._error
 
+    def give_up(self, key, why):
+        self.given_up.append((key.clock, why))
+        raise OSError("nobody listens")
+
 
 @pytest.mark.parametrize(
     ("error", "level"),
     [(OSError("the disk is full"), "WARNING"), (RunInterruptedError("run r is over"), "INFO")],
 )
 def test_the_end_of_a_run_is_no_warning_but_a_failure_is(caplog, error, level):
-    saver = Saver("f", "r", 0, Refusing(error))
+    keeper = Refusing(error)
+    saver = Saver("f", "r", 0, keeper)
     with caplog.at_level(logging.INFO, logger="dask_petuum"):
         saver.put_states(4, {"n": np.zeros(2)})
         saver.put_cut(Cut(4, []))
         saver.wait()
     assert saver.has_failed
     assert saver.is_idle
-    assert [(r.levelname, repr(error) in r.getMessage()) for r in caplog.records] == [(level, True)]
+    failed, *more = [(r.levelname, repr(error) in r.getMessage()) for r in caplog.records]
+    assert failed == (level, True)
+    assert [level for level, _ in more] == ["INFO"] * len(keeper.given_up)
+    assert keeper.given_up == ([] if level == "INFO" else [(4, repr(error))]), "who waits is told"

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from dask_petuum.checkpoint.saved import SavedPart
 from dask_petuum.exceptions import CheckpointError
 
 __all__ = ["Ledger"]
 
+V = TypeVar("V")
+
 
 @dataclass
 class _Fit:
     """One fit: who may ask for it, its last complete checkpoint, and those under way.
 
-    ``gone``: workers that were lost since the last one was complete. Others may have come to their
-    addresses, with nothing in their memory.
+    ``given_up``: those that will not be complete, by run and clock, and why. ``gone``: workers that
+    were lost since the last one was complete. Others may have come to their addresses, with nothing
+    in their memory.
     """
 
     client: str
     newest: dict[str, Any] | None = None
     under_way: dict[tuple[str, int], dict[int, Any]] = field(default_factory=dict)
+    given_up: dict[tuple[str, int], str] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
 
 
@@ -61,6 +65,8 @@ class Ledger:
         fit = self._fits.get(fit_id)
         if fit is None or self.is_complete(fit_id, run_id, clock):
             return False
+        if (run_id, clock) in fit.given_up:
+            return False
         rank = SavedPart.from_dict(part).rank
         if rank >= n:
             raise CheckpointError(f"rank {rank} of {n} cannot save a part")
@@ -71,12 +77,21 @@ class Ledger:
         ordered = [parts[rank] for rank in sorted(parts)]
         fit.newest = {"fit_id": fit_id, "run_id": run_id, "clock": clock, "parts": ordered}
         fit.gone.clear()
-        fit.under_way = {
-            (run, at): found
-            for (run, at), found in fit.under_way.items()
-            if run == run_id and at > clock
-        }
+        fit.under_way = _later(fit.under_way, run_id, clock)
+        fit.given_up = _later(fit.given_up, run_id, clock)
         return True
+
+    def give_up(self, fit_id: str, *, run_id: str, clock: int, why: str) -> None:
+        """Note that a checkpoint will not be complete, since a rank could not save its part."""
+        fit = self._fits.get(fit_id)
+        if fit is not None and not self.is_complete(fit_id, run_id, clock):
+            fit.given_up.setdefault((run_id, clock), why)
+            fit.under_way.pop((run_id, clock), None)
+
+    def why_given_up(self, fit_id: str, run_id: str, clock: int) -> str | None:
+        """Why a checkpoint will not be complete; None: it may be."""
+        fit = self._fits.get(fit_id)
+        return None if fit is None else fit.given_up.get((run_id, clock))
 
     def is_complete(self, fit_id: str, run_id: str, clock: int) -> bool:
         """Whether a checkpoint, or a later one of its run, is complete."""
@@ -118,3 +133,7 @@ class Ledger:
     def of_client(self, client: str) -> list[str]:
         """Fits of a client."""
         return [fit_id for fit_id, fit in self._fits.items() if fit.client == client]
+
+
+def _later(found: Mapping[tuple[str, int], V], run_id: str, clock: int) -> dict[tuple[str, int], V]:
+    return {(run, at): value for (run, at), value in found.items() if run == run_id and at > clock}

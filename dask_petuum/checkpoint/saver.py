@@ -2,8 +2,9 @@
 
 The rank's thread copies its states at the cut and computes on; the shard's copy comes from the
 owner, when every rank has come to the cut. What is then done with the part (a copy to another
-worker, a file) is a :class:`Keeper`'s. One part is under way at a time; an error is logged and the
-next checkpoint tried: a fit does not end because a disk is full.
+worker, a file) is a :class:`Keeper`'s. One part is under way at a time; an error is logged and
+told, so that no rank waits for this checkpoint, and the next one is tried: a fit does not end
+because a disk is full.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Keeper(Protocol):
         """Copy a part to where it is kept; return it with its holders and its file."""
 
     def report(self, key: PartKey, part: SavedPart) -> None:
-        """Tell that a part is kept; returns when it has been noted."""
+        """Tell that a part is kept; returns when all others are, or raises that one is not."""
+
+    def give_up(self, key: PartKey, why: str) -> None:
+        """Tell that there is no such part: nobody is to wait for this checkpoint."""
 
 
 class Saver:
@@ -119,6 +123,14 @@ class Saver:
             level = logging.INFO if is_over else logging.WARNING
             text = "Checkpoint at clock %d: rank %d could not save: %r"
             logger.log(level, text, clock, rank, error)
+            if not is_over:
+                self._give_up(key, repr(error))
         finally:
             with self._lock:
                 self._n_under_way -= 1
+
+    def _give_up(self, key: PartKey, why: str) -> None:
+        try:
+            self._keeper.give_up(key, why)
+        except Exception as error:  # noqa: BLE001 - who cannot be told is gone, or the run over
+            logger.info("Nobody could be told that %s is not saved: %r", key, error)

@@ -1,6 +1,7 @@
 """What the scheduler knows of one run: who takes part, how far each is, why it ended. Pure.
 
 A plain state machine without I/O; :mod:`dask_petuum.runtime.scheduler_plugin` wires it to Dask.
+What comes from a rank is looked at first: ProtocolError for what cannot be, and nothing changes.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask_petuum.runtime.free_loop import Tasks
+from dask_petuum.exceptions import ProtocolError
+from dask_petuum.runtime.free_loop import Assignment, Tasks
+from dask_petuum.store.messages import field_of, number_of
 
 __all__ = ["Board", "Failure"]
 
 #: Records kept for a client that has not asked for a while.
 MAX_RECORDS = 100_000
+#: Kinds of failures.
+KINDS = ("error", "lost", "interrupt")
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,10 @@ class Failure:
     kind: str
     rank: int
     text: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS or not isinstance(self.text, str) or not self.text.strip():
+            raise ProtocolError(f"{self!r:.200} is no failure")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for a message."""
@@ -73,8 +82,13 @@ class Board:
         """Whether nothing more will happen."""
         return self.failure is not None or len(self.finished) == len(self.addresses)
 
+    def check_rank(self, rank: Any) -> None:
+        """Refuse what is no rank of the run (ProtocolError)."""
+        number_of({"rank": rank}, "rank", 0, len(self.addresses) - 1)
+
     def tell(self, rank: int, value: Any) -> int:
         """Take a rank's value of its next exchange; return the exchange's number."""
+        self.check_rank(rank)
         number = sum(rank in exchange for exchange in self.exchanges)
         if number == len(self.exchanges):
             self.exchanges.append({})
@@ -88,18 +102,47 @@ class Board:
             return None
         return [exchange[rank] for rank in range(len(self.addresses))]
 
+    def finish_task(self, done: Any) -> None:
+        """Take a rank's finished task of a model-parallel run: its number, and seconds."""
+        assert self.tasks is not None
+        try:
+            number, seconds = done
+            self.tasks.finish((int(number), float(seconds)))
+        except (TypeError, ValueError, KeyError) as error:
+            raise ProtocolError(f"{done!r:.80} is no finished task: {error}") from error
+
+    def next_task(self, number: int, partitions: Sequence[int]) -> Assignment | None:
+        """Choose a task of a pass for one of a rank's partitions; None: nothing is free now."""
+        assert self.tasks is not None
+        for partition in field_of({"partitions": partitions}, "partitions", (list, tuple)):
+            number_of({"partition": partition}, "partition")
+        try:
+            return self.tasks.ask(partitions)
+        except ValueError as error:
+            raise ProtocolError(f"there is no task of pass {number}: {error}") from error
+
+    def pass_is_over(self, number: int) -> bool:
+        """Whether a pass of a model-parallel run has ended; there is none before the first."""
+        assert self.tasks is not None
+        return self.tasks.is_over(number_of({"number": number}, "number", -1))
+
     def finish(self, rank: int) -> None:
         """Note that a rank has ended its last clock."""
+        self.check_rank(rank)
         self.finished.add(rank)
 
     def report(self, rank: int, clock: int, status: dict[str, Any]) -> None:
         """Note a rank's clock; late reports never take it back."""
+        self.check_rank(rank)
+        number_of({"clock": clock}, "clock")
+        field_of({"state": status}, "state", dict)
         if clock >= self.clocks[rank]:
             self.clocks[rank] = clock
             self.status[rank] = status
 
     def add_record(self, record: dict[str, Any]) -> None:
         """Keep a finished clock's record for the client."""
+        number_of(field_of({"record": record}, "record", dict), "clock", 1)
         if len(self.records) < MAX_RECORDS:
             self.records.append(record)
 

@@ -71,6 +71,14 @@ class CheckpointDesk:
         )
         return True
 
+    def give_up(self, fit_id: str, run_id: str, clock: int, why: str) -> None:
+        """Note that a rank could not save its part of a checkpoint."""
+        self._ledger.give_up(fit_id, run_id=run_id, clock=clock, why=why)
+
+    def why_given_up(self, fit_id: str, run_id: str, clock: int) -> str | None:
+        """Why a checkpoint will not be complete; None: it may be."""
+        return self._ledger.why_given_up(fit_id, run_id, clock)
+
     def is_complete(self, fit_id: str, run_id: str, clock: int) -> bool:
         """Whether a checkpoint, or a later one of its run, is complete."""
         return self._ledger.is_complete(fit_id, run_id, clock)

@@ -117,6 +117,17 @@ class KeptParts:
             )
         )
 
+    def give_up(self, key: PartKey, why: str) -> None:
+        """Tell the scheduler that a part cannot be kept."""
+        self._ask(
+            "petuum_not_saved",
+            fit_id=key.fit_id,
+            run_id=key.run_id,
+            clock=key.clock,
+            rank=key.rank,
+            why=why,
+        )
+
     def _fetch(
         self,
         manifest: Manifest,
@@ -215,6 +226,10 @@ class _Keeper:
         if self._folder is not None and part.rank == 0:
             body = {**reply["checkpoint"], "identity": dict(self._keeping.identity)}
             self._folder.write_manifest(Manifest.from_dict(body))
+
+    def give_up(self, key: PartKey, why: str) -> None:
+        """Let nobody wait for this checkpoint."""
+        self._kept.give_up(key, why)
 
 
 def _fields(key: PartKey) -> dict[str, Any]:

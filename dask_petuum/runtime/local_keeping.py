@@ -70,3 +70,6 @@ class LocalKeeping:
         self._folder.write_manifest(
             Manifest(key.fit_id, key.run_id, key.clock, self._identity, (part,))
         )
+
+    def give_up(self, key: PartKey, why: str) -> None:
+        """Tell nobody: there is no other rank."""

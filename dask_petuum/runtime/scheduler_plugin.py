@@ -18,16 +18,18 @@ from typing import Any
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from dask_petuum.exceptions import CheckpointError
+from dask_petuum.exceptions import CheckpointError, ProtocolError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board, Failure
 from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
 from dask_petuum.runtime.free_loop import make_tasks
 from dask_petuum.runtime.handover import Handover
 from dask_petuum.runtime.lease import Leases
+from dask_petuum.runtime.refusal import refusing, refusing_casts
 from dask_petuum.runtime.roster import Roster
 from dask_petuum.runtime.spec import rank_of_task
 from dask_petuum.runtime.version import PLUGIN_NAME, version
+from dask_petuum.store.messages import field_of, number_of
 
 __all__ = ["PetuumScheduler"]
 
@@ -80,6 +82,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum_stop": self.stop,
             "petuum_save": self.save,
             "petuum_saved": self.add_part,
+            "petuum_not_saved": self.give_up_part,
             "petuum_checkpoint": self._desk.checkpoint,
             "petuum_forget_fit": self._desk.forget,
             "petuum_close_run": self.close_run,
@@ -90,7 +93,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum-silent": self.note_silence,
             "petuum-leaves": self.note_leave,
         }
-        adapter.add_handlers(scheduler, self._calls, self._casts)
+        adapter.add_handlers(scheduler, refusing(self._calls), refusing_casts(self._casts))
         self._watching = adapter.every(scheduler, LOOK_SECONDS, self._look)
 
     async def hello(self, address: str, version: str, nanny: bool = False) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
 
     async def status(self, needed: Sequence[str] = ()) -> dict[str, Any]:
         """Tell versions and runs; look whether the workers that somebody waits for are silent."""
+        _check_texts(needed)
         self._leases.need(needed)
         return {
             "status": "OK",
@@ -127,6 +131,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         fit_id: str | None = None,
     ) -> dict[str, Any]:
         """Begin a run on the given workers, one rank each; ``machine``: see `loops.machine_of`."""
+        _check_texts(addresses)
         missing = [a for a in addresses if a not in self._scheduler.workers]
         if missing:
             return {"status": "lost", "text": f"workers {missing} are gone"}
@@ -170,12 +175,12 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         if board is None or board.tasks is None:
             return {"status": "gone", "text": f"there is no run {run_id} with tasks"}
         if done is not None:
-            board.tasks.finish((int(done[0]), float(done[1])))
+            board.finish_task(done)
             self._notify(run_id)
         while board.failure is None and run_id in self._boards:
-            if board.tasks.is_over(number):
+            if board.pass_is_over(number):
                 return {"status": "OK", "task": None}
-            task = board.tasks.ask(partitions)
+            task = board.next_task(number, partitions)
             if task is not None:
                 return {"status": "OK", "task": asdict(task)}
             await self._wait(run_id, None)
@@ -192,6 +197,9 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
 
     async def fail(self, run_id: str, rank: int, text: str, kind: str = "error") -> dict[str, Any]:
         """Note a rank's error and end the run in all the others."""
+        board = self._boards.get(run_id)
+        if board is not None:
+            board.check_rank(rank)
         self._fail(run_id, Failure(kind, rank, text))
         return {"status": "OK"}
 
@@ -207,17 +215,32 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Note a rank's part of a checkpoint; answered when the checkpoint is complete."""
         board = self._boards.get(run_id)
+        number_of({"clock": clock}, "clock")
         try:
             if board is not None and self._desk.add(fit_id, part, board, clock):
                 self._notify(run_id)
         except CheckpointError as error:
-            logger.warning("A part of a checkpoint of run %s is refused: %s", run_id, error)
-            return {"status": "refused", "text": str(error)}
+            raise ProtocolError(f"a part of a checkpoint of run {run_id}: {error}") from error
         while not self._desk.is_complete(fit_id, run_id, clock):
+            why = self._desk.why_given_up(fit_id, run_id, clock)
+            if why is not None:
+                return {"status": "failed", "text": why}
             if board is None or board.failure is not None or run_id not in self._boards:
                 return {"status": "gone", "text": f"run {run_id} is over"}
             await self._wait(run_id, None)
         return await self._desk.checkpoint(fit_id)
+
+    async def give_up_part(
+        self, fit_id: str, run_id: str, clock: int, rank: int, why: str
+    ) -> dict[str, Any]:
+        """Note that a rank could not save its part: nobody is to wait for that checkpoint."""
+        board = self._boards.get(run_id)
+        if board is not None and board.fit_id == fit_id:
+            board.check_rank(rank)
+            number_of({"clock": clock}, "clock")
+            self._desk.give_up(fit_id, run_id, clock, f"rank {rank} could not save: {why}")
+            self._notify(run_id)
+        return {"status": "OK"}
 
     def report(
         self,
@@ -232,7 +255,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         board = self._boards.get(run_id)
         if board is not None:
             board.report(rank, clock, state)
-            for record in records:
+            for record in field_of({"records": records}, "records", (list, tuple)):
                 board.add_record(record)
             if records:
                 self._notify(run_id)
@@ -240,6 +263,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     async def watch(self, run_id: str, since: int) -> dict[str, Any]:
         """Tell the client what is new; waits for news, but not for ever."""
         board = self._boards.get(run_id)
+        number_of({"since": since}, "since")
         if board is None:
             return {"status": "gone", "text": f"there is no run {run_id}"}
         if len(board.records) <= since and not board.ended:
@@ -407,3 +431,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             return
         with suppress(TimeoutError):
             await asyncio.wait_for(event.wait(), timeout)
+
+
+def _check_texts(values: Any) -> None:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
+        raise ProtocolError(f"workers are named by texts, not {values!r:.80}")

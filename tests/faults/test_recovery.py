@@ -113,7 +113,7 @@ def at(client, events: dict[int, Callable[[list[str]], None]]):
 
     def monitor(record):
         if left and record["clock"] >= left[0][0]:
-            run_id, ranks = client.run_on_scheduler(newest_run)
+            run_id, ranks, _ = client.run_on_scheduler(newest_run)
             if run_id not in struck:
                 struck.add(run_id)
                 PIDS.update(client.run(os.getpid))
@@ -125,7 +125,7 @@ def at(client, events: dict[int, Callable[[list[str]], None]]):
 
 def newest_run(dask_scheduler):
     board = list(dask_scheduler.plugins["petuum"]._boards.values())[-1]
-    return board.run_id, list(board.addresses)
+    return board.run_id, list(board.addresses), board.saved_clock
 
 
 def run(client, monitor=None, place=None, **options):
@@ -201,6 +201,45 @@ def test_with_files_the_loss_of_all_workers_is_survived(client, undisturbed, tmp
 def test_without_files_the_loss_of_all_workers_says_what_was_lost(client):
     with pytest.raises(RankLostError, match=r"checkpoint at clock \d+ was lost .* 0 .*, 1 .*, 2 "):
         run(client, at(client, {14: lambda ranks: kill(*ranks)}))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_part_that_cannot_be_saved_costs_that_checkpoint_only(client, rank):
+    """Nobody waits for it, whoever it is that cannot; later ones are complete."""
+    arm(client)
+    address_of_rank: list[str] = []
+    seen: list[int] = []
+
+    def monitor(record):
+        _, ranks, saved = client.run_on_scheduler(newest_run)
+        if not address_of_rank:
+            address_of_rank.append(ranks[rank])
+            client.run(fail_once, workers=address_of_rank)
+        elif client.run(n_failed, workers=address_of_rank) == {ranks[rank]: 1}:
+            seen.append(saved)
+        return len(set(seen)) > 2
+
+    with ClusterJob(client, data(), dtype="float64") as job:
+        result = job.run(
+            LeastSquares(5, 400), RunOptions(max_clocks=20_000, monitor=monitor, save_clocks=EVERY)
+        )
+    assert result.stopped_by == "callback", f"checkpoints after the failure: {set(seen)}"
+
+
+def fail_once(dask_worker):
+    kept = dask_worker.plugins["petuum"].kept
+    copy, dask_worker.n_failed = kept.copy_to, 0
+
+    def fail(*arguments):
+        kept.copy_to = copy
+        dask_worker.n_failed += 1
+        raise OSError("there is no room")
+
+    kept.copy_to = fail
+
+
+def n_failed(dask_worker):
+    return dask_worker.n_failed
 
 
 def test_recovery_can_be_turned_off(client):

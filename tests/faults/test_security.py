@@ -276,3 +276,53 @@ def test_malformed_messages_of_a_run_are_refused_and_it_goes_on(crew):
     assert set(statuses) == {"refused"}, "which is logged, and changes nothing"
     assert result.tables["secret"][5].tobytes() == SECRET * 4
     assert sorted(crew.processes) == pids
+
+
+def malformed_words(run_id):
+    """What the scheduler is told of a run by nobody who knows it: operations and fields."""
+    head = {"run_id": run_id}
+    for rank in (7, -1, True, "0", None, 2**62, [0]):
+        yield "petuum_exchange", {**head, "rank": rank, "value": None}
+        yield "petuum_finish", {**head, "rank": rank}
+        yield "petuum_fail", {**head, "rank": rank, "text": "x"}
+        yield (
+            "petuum_not_saved",
+            {**head, "fit_id": run_id[:-2], "clock": 1, "rank": rank, "why": ""},
+        )
+    for kind, text in (("none", "x"), ("error", ""), ("error", 5), (None, None)):
+        yield "petuum_fail", {**head, "rank": 0, "text": text, "kind": kind}
+    for since in (-1, None, "0", 2**63 - 1):
+        yield "petuum_watch", {**head, "since": since}
+    for names in (None, "tcp://here", [5], {}):
+        yield "petuum_create_run", {**head, "client": "c", "addresses": names}
+        yield "petuum_status", {"needed": names}
+    for name in (5, [run_id], {}):
+        yield "petuum_watch", {"run_id": name, "since": 0}
+        yield "petuum_close_run", {"run_id": name}
+        yield "petuum_forget_fit", {"fit_id": name}
+        yield "petuum_checkpoint", {"fit_id": name}
+    yield "petuum_finish", head
+    yield "petuum_finish", {**head, "rank": 0, "more": 1}
+    yield "petuum_saved", {**head, "fit_id": "f", "clock": -1, "part": None}
+
+
+def test_malformed_words_to_the_scheduler_are_refused_and_the_run_goes_on(crew):
+    statuses = []
+
+    def monitor(record):
+        board = crew.board()
+        if int(record["clock"]) == 10 and board is not None:
+            address = crew.cluster.scheduler_address
+            statuses.extend(
+                (operation, fields, send(crew, address, operation, **fields))
+                for operation, fields in malformed_words(board.run_id)
+            )
+        return bool(statuses)
+
+    rows = open_dataset(da.zeros((4, 1), chunks=(1, 1)))
+    with ClusterJob(crew.client, rows) as job:
+        result = job.run(Secrets(), RunOptions(20_000, save_clocks=100, monitor=monitor))
+    assert len(statuses) > 50
+    assert [told for told in statuses if told[2] != "refused"] == []
+    assert result.stopped_by == "callback"
+    assert result.tables["secret"][5].tobytes() == SECRET * 4

@@ -221,7 +221,7 @@ def test_a_part_that_cannot_be_saved_costs_that_checkpoint_only(client, rank):
 
     with ClusterJob(client, data(), dtype="float64") as job:
         result = job.run(
-            LeastSquares(5, 400), RunOptions(max_clocks=20_000, monitor=monitor, save_clocks=EVERY)
+            LeastSquares(5, 400), RunOptions(max_clocks=3000, monitor=monitor, save_clocks=EVERY)
         )
     assert result.stopped_by == "callback", f"checkpoints after the failure: {set(seen)}"
 

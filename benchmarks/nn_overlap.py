@@ -13,8 +13,9 @@ without overlap has nothing else to do.
 Settings, and why:
 
 - *link*: 100 Mbit/s. To send and receive 8.4 MB of gradients takes each rank 40 to 70 ms of its
-  only core, at any rate, so the link's own time must be long beside it: 0.67 s. The kernel holds frames back, without a delay: with one, a process has to carry
-  them, and takes its time from the two cores that compute.
+  only core, at any rate, so the link's own time must be long beside it: 0.67 s. The kernel holds
+  frames back, without a delay: with one, a process has to carry them, and takes its time from the
+  two cores that compute.
 - *batch*: the backward pass must take longer than all gradients take on the link: 8192 rows, 0.9 s.
 - *bound*: the last gradient, an eighth of all, leaves when the backward pass ends, and the next
   forward pass begins with its layer; nothing can hide it. 84 ms, and up to 30 more where the

@@ -127,6 +127,48 @@ class Raw(torch.nn.Module):
         return self.head(torch.tanh(rows @ self.inner.weight + self.inner.bias))
 
 
+class TiedWide(torch.nn.Module):
+    """An autoencoder's layer, cheap as factors: called, and then used by name, transposed."""
+
+    def __init__(self):
+        super().__init__()
+        self.start, self.inner = torch.nn.Linear(20, 64), torch.nn.Linear(64, 64)
+        self.head = torch.nn.Linear(64, 4)
+
+    def forward(self, rows):
+        code = torch.tanh(self.inner(torch.tanh(self.start(rows))))
+        return self.head(torch.nn.functional.linear(code, self.inner.weight.t()))
+
+
+class RawWide(TiedWide):
+    """Its wide layer is never called."""
+
+    def forward(self, rows):
+        return self.head(torch.tanh(torch.tanh(self.start(rows)) @ self.inner.weight))
+
+
+class SometimesTied(TiedWide):
+    """Its wide layer's weight is used by name for some batches only."""
+
+    def forward(self, rows):
+        if rows.sum() > 0:
+            return super().forward(rows)
+        return self.head(torch.tanh(self.inner(torch.tanh(self.start(rows)))))
+
+
+class WordsByName(torch.nn.Module):
+    """The table of a sparse embedding, looked up and used as a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(40, 16, sparse=True)
+        self.head = torch.nn.Linear(40, 4)
+
+    def forward(self, rows):
+        looked_up = self.table(2 * torch.arange(20) + (rows > 0)).sum(1)
+        return self.head(torch.tanh(looked_up @ self.table.weight.t()))
+
+
 class Skipping(torch.nn.Module):
     """Uses one of two layers, by the rows; a third one never."""
 
@@ -156,7 +198,9 @@ class Words(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("n_ranks", "near"), [(2, False), (2, True), (3, False), (4, True)])
-@pytest.mark.parametrize("module", [Perceptron, Frozen, Tied, Raw, Skipping, Words])
+@pytest.mark.parametrize(
+    "module", [Perceptron, Frozen, Tied, Raw, Skipping, Words, WordsByName, TiedWide, RawWide]
+)
 def test_ranks_have_the_weights_of_one(module, n_ranks, near):
     built = recipe(module)
     (alone,), _ = train(built, 1, n_parts=4)
@@ -164,6 +208,20 @@ def test_ranks_have_the_weights_of_one(module, n_ranks, near):
     assert_all_the_same(together, alone)
     bits = [trainer.vector.numpy().tobytes() for trainer in together]
     assert len(set(bits)) == 1, "replicas have the same bits"
+
+
+@pytest.mark.parametrize("module", [TiedWide, RawWide, SometimesTied])
+@pytest.mark.parametrize("n_ranks", [2, 3])
+@pytest.mark.parametrize("near", [True, False])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_factors_have_what_uses_of_the_weight_by_name_gave(module, n_ranks, near, overlap):
+    built, settings = recipe(module), {"n_parts": n_ranks, "epochs": 1}
+    (alone,), _ = train(built, 1, **settings)
+    how = Settings(factors=True, overlap=overlap)
+    together, _ = train(built, n_ranks, near=near, settings=how, **settings)
+    assert [u.kind for u in together[0].replica.units if u.names == ["inner.weight"]] == ["factors"]
+    assert_all_the_same(together, alone, 1e-6)
+    assert_all_the_same(together, together[0], 0)
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3])

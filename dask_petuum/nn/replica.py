@@ -68,8 +68,8 @@ class Replica:
     The mutable state is the module's and the optimisers', the units that are `_due` (their
     gradients are under way and not applied) and those that are `_raw` (not waited for layer by
     layer), the ids of parameters whose layers a forward pass has called (`_seen`), and within a
-    backward pass, whether gradients leave (`_leaves`) and how many parameters
-    of each unit are done (`_n_done`, of `_n_calls` where a layer is called several times).
+    backward pass, whether gradients leave (`_leaves`) and how many parameters of each unit are done
+    (`_n_done`).
     """
 
     def __init__(
@@ -102,7 +102,8 @@ class Replica:
         self._seen: set[int] = set()
         self._leaves = False
         self._n_done = [0] * len(self.units)
-        self._n_calls = [0] * len(self.units)
+        #: Nodes of autograd that hooks are on; they live as long as somebody has them.
+        self._nodes: list[Any] = []
         if self.exchange is not None:
             self._hook()
 
@@ -213,7 +214,6 @@ class Replica:
                 self._settle_one(number)
             due = set(self._due)
             buffers = self.buffers.copy() if due else []
-            self._n_calls = [0] * len(self.units)
             self._seen.clear()
             torch.manual_seed(batch.seed)
             loss = self._losses(batch, self._autocast).sum()
@@ -248,8 +248,13 @@ class Replica:
         """Let gradients leave when they are made, and layers wait before they compute."""
         numbers = {id(p): n for n, unit in enumerate(self.units) for p in unit.parameters}
         for number, unit in enumerate(self.units):
-            if unit.kind != "factors":
-                for parameter in unit.parameters:
+            for parameter in unit.parameters:
+                if unit.kind == "factors":
+                    # it comes when all uses of the weight are done, also where no gradient is made
+                    node = parameter.view_as(parameter).grad_fn.next_functions[0][0]
+                    node.register_hook(partial(self._made, number))
+                    self._nodes.append(node)
+                else:
                     parameter.register_post_accumulate_grad_hook(partial(self._made, number))
         for part in self.module.modules():
             own = {
@@ -264,11 +269,10 @@ class Replica:
     def _called(self, numbers: Mapping[int, int], *_: Any) -> None:
         self._seen.update(numbers)
         for number in numbers.values():
-            self._n_calls[number] += 1
             if self._early:
                 self._settle_one(number)
 
-    def _made(self, number: int, _: Any) -> None:
+    def _made(self, number: int, *_: Any) -> None:
         if not self._leaves or self.exchange is None:
             return
         self._n_done[number] += 1
@@ -277,11 +281,6 @@ class Replica:
 
     def _record(self, number: int, d: Any, a: Any) -> None:
         self.units[number].factors.append((d.detach().clone(), a.detach()))
-        if not self._leaves or self.exchange is None:
-            return
-        self._n_done[number] += 1
-        if self._n_done[number] == self._n_calls[number]:
-            self.exchange.leave(number)
 
 
 def _shaped(out: Any, target: Any) -> Any:

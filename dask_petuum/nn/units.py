@@ -42,7 +42,8 @@ class Unit:
     names, parameters
         Which parameters, in the order in which they are packed.
     factors
-        (output gradients, activations) of this step so far, of a "factors" unit.
+        (output gradients, activations) of this step so far, of a "factors" unit; what uses of its
+        weight without a call of the layer gave is in the weight's ``grad``.
     """
 
     kind: str

@@ -74,7 +74,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         gradient matrix. "auto": unless all ranks are on one host. False: they do not.
     wire_dtype
         Numbers as they are sent: "float32", or "float16" or "bfloat16", with what rounding took
-        added to the next message.
+        from gradients added to the next message (nothing is added to factors).
     overlap
         Send gradients while the backward pass goes on, and wait for them layer by layer.
     warm_start

@@ -2,96 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
 from nn_modules import Perceptron, make_rows
+from nn_ranks import Ranks, assert_all_the_same, recipe, train
 
-from dask_petuum.data import Partition
 from dask_petuum.nn.exchange import GradientExchange
-from dask_petuum.nn.loss_scale import PATIENCE as STEPS_TO_GROW
-from dask_petuum.nn.loss_scale import LossScale
-from dask_petuum.nn.plan import Plan
-from dask_petuum.nn.recipe import Recipe
 from dask_petuum.nn.trainer import Settings, Trainer
 from dask_petuum.nn.units import plan_units
-from dask_petuum.runtime.mailbox import Mailbox
-
-#: Longest wait of a test, seconds.
-PATIENCE = 60
-
-
-class Ranks:
-    """Ranks of one process: each has a real mailbox, messages are put into it at once."""
-
-    def __init__(self, n_ranks, near=False):
-        self.near = near
-        self.boxes = [Mailbox() for _ in range(n_ranks)]
-        self.n_bytes = [0] * n_ranks
-        #: Loss on the rows held out, of each clock, by rank.
-        self.losses = [[] for _ in range(n_ranks)]
-
-    def mesh(self, rank):
-        return _Mesh(self, rank)
-
-
-class _Mesh:
-    def __init__(self, ranks, rank):
-        self._ranks, self.rank, self.n_ranks = ranks, rank, len(ranks.boxes)
-        self.is_near = ranks.near
-
-    def send(self, ranks, block, stamp, arrays):
-        for rank in ranks:
-            self._ranks.n_bytes[self.rank] += sum(v.nbytes for v in arrays.values())
-            copies = {name: values.copy() for name, values in arrays.items()}
-            self._ranks.boxes[rank].put(block, stamp, copies)
-
-    def take(self, rank, block, stamp):
-        return self._ranks.boxes[self.rank].take(block, stamp)
-
-
-def recipe(module, optimizer="SGD", lr=0.05, **arguments):
-    return Recipe(module, "CrossEntropyLoss", optimizer, lr, arguments=arguments, n_inputs=20)
-
-
-def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, near=False, **plan):
-    """Train on ``n_parts`` partitions; the trainers, and the metrics of each clock."""
-    rows, labels = make_rows(320) if data is None else data
-    n = len(rows) // n_parts
-    planned = Plan((n,) * n_parts, plan.pop("batch_size", 16), plan.pop("epochs", 2), 0, **plan)
-    ranks = Ranks(n_ranks, near)
-    # made one by one: ranks that are threads share torch's random state
-    made = [
-        Trainer(built, planned, settings or Settings(), None, ranks.mesh(rank), 1)
-        for rank in range(n_ranks)
-    ]
-
-    def run(rank):
-        trainer = made[rank]
-        for index in range(n_parts):
-            if index * n_ranks // n_parts == rank:
-                part = slice(index * n, (index + 1) * n)
-                given = Partition(rows[part], labels[part], None, index, index * n)
-                trainer.partitions.append((given, labels[part].astype(np.int64)))
-        for clock in range(planned.n_clocks if clocks is None else clocks):
-            ranks.losses[rank].append(trainer.train(clock)["valid_loss"])
-        return trainer
-
-    try:
-        with ThreadPoolExecutor(n_ranks) as pool:
-            trainers = [pool.submit(run, rank) for rank in range(n_ranks)]
-            return [each.result(PATIENCE) for each in trainers], ranks
-    finally:
-        for box in ranks.boxes:
-            box.interrupt(TimeoutError("the test is over"))
-
-
-def assert_all_the_same(trainers, expected, tolerance=1e-5):
-    for trainer in trainers:
-        for name, values in expected.weights().items():
-            np.testing.assert_allclose(trainer.weights()[name], values, atol=tolerance)
 
 
 class Frozen(Perceptron):
@@ -350,26 +269,3 @@ def test_products_that_differ_between_processors_are_put_right(monkeypatch):
     together, _ = train(built, 2)
     assert_all_the_same(together, together[0], 0)
     assert_all_the_same(together, plain[0])
-
-
-@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
-@pytest.mark.parametrize("factors", [True, False])
-def test_ranks_in_mixed_precision_stay_the_same(autocast, factors):
-    built = recipe(Perceptron)
-    (alone,), _ = train(built, 1, settings=Settings(autocast=autocast))
-    settings = Settings(autocast=autocast, factors=factors)
-    together, _ = train(built, 2, settings=settings)
-    assert_all_the_same(together, together[0], 0)
-    assert_all_the_same(together, alone, 0.02)
-
-
-def test_a_step_that_is_not_finite_is_left_out_and_the_scale_halved():
-    scaling = LossScale()
-    first = scaling.scale
-    assert not scaling.unscale([torch.ones(3), torch.tensor([1.0, torch.inf])])
-    assert scaling.scale == first / 2
-    gradient = torch.full((3,), scaling.scale)
-    for _ in range(STEPS_TO_GROW):
-        assert scaling.unscale([gradient.fill_(scaling.scale)])
-    np.testing.assert_array_equal(gradient, 1)
-    assert scaling.scale == first

@@ -65,6 +65,10 @@ class GradientExchange:
         """Bytes that a step would send as whole float32 gradients."""
         return 4 * sum(gradient_numbers(unit.size, self._mesh.n_ranks) for unit in self._units)
 
+    def rescale(self, factor: float) -> None:
+        """From the next step on, gradients are ``factor`` times as large as so far."""
+        self._wire.rescale(factor)
+
     def begin(self) -> None:
         """Begin a step; all units of the last one have arrived."""
         self.stamp += 1

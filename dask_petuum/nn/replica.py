@@ -192,7 +192,11 @@ class Replica:
         if self.scaling is None or not due:
             return True
         gradients = [p.grad for _, p in self.parameters if p.grad is not None]
-        if self.scaling.unscale(gradients):
+        before = self.scaling.scale
+        is_finite = self.scaling.unscale(gradients)
+        if self.exchange is not None and self.scaling.scale != before:
+            self.exchange.rescale(self.scaling.scale / before)
+        if is_finite:
             return True
         for _, parameter in self.parameters:
             parameter.grad = None

@@ -105,7 +105,7 @@ class NeuralNetProgram(DataParallelProgram):
         start = view.values.reshape(-1)[: len(self.first)].copy()
         out |= trainer.train(clock, start)
         change = np.zeros(view.values.shape, np.float32)
-        change.reshape(-1)[: len(start)] = (trainer.vector.numpy() - start) * trainer.share
+        change.reshape(-1)[: len(start)] = trainer.change_since(start).numpy() * trainer.share
         view.inc(change)
         return out
 

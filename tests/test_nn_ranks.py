@@ -231,6 +231,38 @@ def test_the_loss_of_rows_held_out_does_not_depend_on_the_spread(n_ranks):
     assert together[0].weights()["scale"].tobytes() == np.array([1 / 3, np.inf], "f4").tobytes()
 
 
+class Masked(torch.nn.Module):
+    """A constant mask, as of attention, and running means."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm = torch.nn.Linear(20, 4), torch.nn.BatchNorm1d(4)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, rows):
+        return self.norm(self.inner(rows)) + torch.softmax(self.mask, 0)[1]
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_an_infinite_buffer_stays_what_it_is_where_ranks_step_apart(n_ranks):
+    together, _ = train(recipe(Masked), n_ranks, n_parts=n_ranks, local_steps=4)
+    for trainer in together:
+        weights = trainer.weights()
+        np.testing.assert_array_equal(weights["mask"], [0, -np.inf])
+        assert all(np.isfinite(v).all() for name, v in weights.items() if name != "mask")
+
+
+@pytest.mark.parametrize("wire", ["float16", "bfloat16"])
+def test_buffers_of_ranks_that_step_apart_are_not_rounded(wire):
+    """With a step size of 0, they are all that moves: the same as on an exact wire."""
+    settings = {"n_parts": 2, "local_steps": 4, "epochs": 1}
+    built = recipe(Masked, lr=0.0)
+    exact, _ = train(built, 2, **settings)
+    narrow, _ = train(built, 2, settings=Settings(wire=wire), **settings)
+    assert np.abs(exact[0].weights()["norm.running_mean"]).max() > 0
+    assert_all_the_same(narrow, exact[0], 0)
+
+
 def test_a_bias_travels_with_its_weight_where_messages_cost():
     def kinds(module, is_near):
         return [unit.names for unit in plan_units(module, 2, 16, False, is_near)]

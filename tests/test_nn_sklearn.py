@@ -282,6 +282,18 @@ def test_callbacks_hear_of_every_clock_and_may_stop():
     assert model.n_iter_ == 3
 
 
+def test_an_infinite_buffer_goes_through_the_table_of_the_weights():
+    model = fitted(module=masked, consistency="ssp", max_epochs=2)
+    np.testing.assert_array_equal(model.weights_["1.mask"], [0, -np.inf, 0])
+    assert np.isfinite(model.weights_["0.weight"]).all()
+
+
+def masked():
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Identity())
+    module[1].register_buffer("mask", torch.tensor([0.0, -torch.inf, 0.0]))
+    return module
+
+
 def test_local_steps_of_one_rank_are_its_steps():
     plain, apart = fitted(), fitted(local_steps=4)
     np.testing.assert_allclose(apart.weights_["0.weight"], plain.weights_["0.weight"], atol=1e-5)

@@ -18,6 +18,7 @@ import torch
 from scipy.sparse import issparse
 
 from dask_petuum.data import Partition
+from dask_petuum.nn.buffers import difference
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.outer import Outer, flatten, unflatten
@@ -147,6 +148,10 @@ class Trainer:
     def vector(self) -> Any:
         """Trained parameters and averaged buffers as one float32 tensor."""
         return flatten(self._all)
+
+    def change_since(self, start: Any) -> Any:
+        """What has moved from a vector, float32 too; 0 where nothing has."""
+        return difference(self.vector, torch.as_tensor(start))
 
     @property
     def share(self) -> float:
@@ -304,9 +309,13 @@ class Trainer:
 
     def _meet(self) -> None:
         """Let the outer optimiser apply the mean of all ranks' changes since the last time."""
-        change = (self.vector - self._start) * self.share
+        change = self.change_since(self._start) * self.share
         if self._mesh.n_ranks > 1:
-            change = self._sum(self._whole, change)
+            n = len(self._outer.velocity)
+            parts = [self._sum(self._whole, change[:n])]
+            if n < len(change):
+                parts.append(self._sum(self._exact, change[n:]))
+            change = torch.cat(parts)
         self._start = self._outer.move(self._start, change)
         unflatten(self._start, self._all)
 

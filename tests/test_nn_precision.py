@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from nn_modules import Perceptron
-from nn_ranks import assert_all_the_same, recipe, train
+from nn_ranks import PATIENCE, Ranks, assert_all_the_same, recipe, train
 
 from dask_petuum.nn import loss_scale
 from dask_petuum.nn.loss_scale import FIRST, LossScale
 from dask_petuum.nn.loss_scale import PATIENCE as STEPS_TO_GROW
-from dask_petuum.nn.trainer import Settings
+from dask_petuum.nn.trainer import Settings, Trainer
 from dask_petuum.nn.wire import Wire
 
 
@@ -91,3 +93,61 @@ def test_what_rounding_took_grows_with_the_scale_of_the_loss(n_ranks, monkeypatc
             )
             np.testing.assert_allclose(arrived + lost / last, given, atol=1e-6)
             assert (given - arrived).abs().max() > 1e-5
+
+
+def go_on(built, saved, parts, settings, clock):
+    """New ranks that begin with what others were; they train one clock."""
+    ranks = Ranks(len(saved))
+    trainers = [
+        Trainer(built, parts[0]._plan, settings, None, ranks.mesh(rank), 1)
+        for rank in range(len(saved))
+    ]
+    for rank, trainer in enumerate(trainers):
+        for old in parts[rank :: len(saved)]:
+            trainer.partitions += old.partitions
+        trainer.load(saved[rank], clock)
+
+    def run(trainer):
+        try:
+            trainer.train(clock)
+        except BaseException as error:
+            for box in ranks.boxes:
+                box.interrupt(error)
+            raise
+
+    with ThreadPoolExecutor(len(saved)) as pool:
+        for each in [pool.submit(run, trainer) for trainer in trainers]:
+            each.result(PATIENCE)
+    return trainers
+
+
+@pytest.mark.parametrize("n_after", [2, 3, 5])
+@pytest.mark.parametrize("local_steps", [1, 4])
+def test_other_ranks_go_on_from_a_checkpoint_with_narrow_numbers(n_after, local_steps):
+    built, settings = recipe(Perceptron, "Adam", 0.01), Settings(wire="bfloat16")
+    old, _ = train(
+        built, 4, n_parts=5, clocks=1, epochs=4, settings=settings, local_steps=local_steps
+    )
+    saved = [trainer.arrays() for trainer in old]
+    assert any(name.startswith("w.") for name in saved[0])
+    new = go_on(built, [saved[min(rank, 3)] for rank in range(n_after)], old, settings, 1)
+    assert_all_the_same(new, new[0], 0)
+    assert not np.array_equal(new[0].weights()["head.weight"], saved[0]["p.head.weight"])
+
+
+def test_as_many_ranks_go_on_with_what_rounding_took():
+    """In another order: only what an owner's sum lost is of a rank."""
+    built, settings = recipe(Perceptron), Settings(wire="bfloat16")
+    old, _ = train(built, 3, n_parts=3, clocks=1, epochs=4, settings=settings)
+    saved = [trainer.arrays() for trainer in old]
+    for rank, trainer in enumerate(old):
+        trainer.load(saved[rank - 1], 1)
+        assert trainer.wire.lost
+        sent = {n.removeprefix("w."): v for n, v in saved[rank - 1].items() if n[:2] == "w."}
+        assert {name for name in sent if name not in trainer.wire.lost} == {
+            name for name in sent if name.endswith(".sum")
+        }
+        for name, lost in trainer.wire.lost.items():
+            np.testing.assert_array_equal(lost, sent[name])
+        trainer.load(saved[rank], 1)
+        assert any(name.endswith(".sum") for name in trainer.wire.lost)

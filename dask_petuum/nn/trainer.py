@@ -25,7 +25,13 @@ from dask_petuum.nn.outer import Outer, flatten, unflatten
 from dask_petuum.nn.plan import Plan
 from dask_petuum.nn.recipe import Recipe, load_weights, own_random_numbers
 from dask_petuum.nn.replica import Batch, Replica
-from dask_petuum.nn.state import load_replica, module_arrays, replica_arrays
+from dask_petuum.nn.state import (
+    load_lost,
+    load_replica,
+    lost_arrays,
+    module_arrays,
+    replica_arrays,
+)
 from dask_petuum.nn.units import plan_units
 from dask_petuum.nn.vector_sum import VectorSum
 from dask_petuum.nn.wire import Wire
@@ -205,12 +211,14 @@ class Trainer:
         """All that this rank remembers."""
         extra = {"outer": self._outer.velocity.numpy(), "start": self._start.numpy()}
         kept = {f"{KEPT}{clock}": vector.numpy() for clock, vector in self._kept.items()}
-        return replica_arrays(self.replica, self.wire) | extra | kept
+        lost = lost_arrays(self.replica, self.wire, self._mesh)
+        return replica_arrays(self.replica) | lost | extra | kept
 
     def load(self, arrays: Mapping[str, Any], clock: int) -> None:
         """Remember what :meth:`arrays` gave at the end of a clock."""
         first = self._plan.steps(clock).start
-        load_replica(self.replica, self.wire, arrays, self._passes_before(first))
+        load_replica(self.replica, arrays, self._passes_before(first))
+        load_lost(self.replica, self.wire, self._mesh, arrays)
         self._outer.velocity = torch.from_numpy(np.array(arrays["outer"]))
         self._start = torch.from_numpy(np.array(arrays["start"]))
         self._kept = {

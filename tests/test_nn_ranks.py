@@ -8,6 +8,7 @@ import torch
 from nn_modules import Perceptron, make_rows
 from nn_ranks import Ranks, assert_all_the_same, recipe, train
 
+from dask_petuum.nn.clip import clip_gradients
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.trainer import Settings, Trainer
 from dask_petuum.nn.units import plan_units
@@ -229,6 +230,41 @@ def test_the_loss_of_rows_held_out_does_not_depend_on_the_spread(n_ranks):
     assert_all_the_same(together, together[0], 0)
     np.testing.assert_allclose(np.sum(several.losses, axis=0), one.losses[0], rtol=1e-5)
     assert together[0].weights()["scale"].tobytes() == np.array([1 / 3, np.inf], "f4").tobytes()
+
+
+class DenseWords(Words):
+    """The same numbers with a dense gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.table.sparse = False
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_sparse_gradients_are_clipped_as_dense_ones(n_ranks):
+    settings = {"settings": Settings(clip=0.05), "n_parts": n_ranks, "epochs": 1}
+    sparse, _ = train(recipe(Words), n_ranks, **settings)
+    dense, _ = train(recipe(DenseWords), n_ranks, **settings)
+    assert_all_the_same(sparse, dense[0], 1e-5)
+    free, _ = train(recipe(Words), n_ranks, **(settings | {"settings": Settings()}))
+    moved = [
+        np.abs(t.weights()["table.weight"] - free[0].weights()["table.weight"]) for t in sparse
+    ]
+    assert np.max(moved) > 1e-3
+
+
+@pytest.mark.parametrize("largest", [0.5, 1e6])
+def test_clipping_is_that_of_torch(largest):
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(n)) for n in (3, 5, 7)] for _ in range(2))
+    for one, other in zip(ours[:2], theirs[:2], strict=True):  # the last one has no gradient
+        one.grad = torch.randn(one.shape)
+        other.grad = one.grad.clone()
+    clip_gradients(ours, largest)
+    torch.nn.utils.clip_grad_norm_(theirs, largest)
+    for one, other in zip(ours[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert ours[2].grad is None
 
 
 class Masked(torch.nn.Module):

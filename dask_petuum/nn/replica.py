@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dask_petuum.nn.buffers import PartitionBuffers
+from dask_petuum.nn.clip import clip_gradients
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.linear import keep_factors
 from dask_petuum.nn.loss_scale import LossScale
@@ -166,7 +167,7 @@ class Replica:
                 self.exchange.arrive(number)
         self._due.clear()
         if self._are_finite(due) and self._clip is not None and due:
-            torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self._clip)
+            clip_gradients([p for _, p in self.parameters], self._clip)
         for number in due:
             self._apply(number)
 

@@ -206,7 +206,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> Any:
         """Return the probability of each class, (n_rows, n_classes); lazy for lazy rows."""
         check_is_fitted(self)
-        function = partial(probabilities, self._recipe().gives_log_probabilities)
+        function = partial(probabilities, self._fitted_recipe().gives_log_probabilities)
         return self._apply(X, function, n_columns=len(self.classes_), dtype=np.float32)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

@@ -49,7 +49,7 @@ class NeuralNetFit:
             given._first_seed = seed
         given._n_outputs = n_outputs
         plan = self._plan(seed, max_epochs, first_epoch)
-        recipe = given._recipe()
+        recipe, self._made_of = given._recipe(), given._of_module()
         program = NeuralNetProgram(
             recipe,
             plan,
@@ -111,6 +111,7 @@ class NeuralNetFit:
     def _keep(self, plan: Plan, result: RunResult) -> None:
         given = self.estimator
         given.weights_ = {name: np.array(values) for name, values in result.outputs[0].items()}
+        given._made_of = self._made_of
         given.history_ = [_with_layers(record) for record in result.history]
         done = plan.steps(result.n_clocks - 1).stop if result.n_clocks else 0
         given.n_iter_ = -(-done // plan.steps_per_pass)

@@ -181,6 +181,33 @@ def test_a_model_with_a_class_is_loaded_with_it(tmp_path):
         NeuralNetClassifier.load(tmp_path / "model", modul=Perceptron)
 
 
+def test_what_is_set_after_a_fit_changes_no_prediction(tmp_path):
+    rows, labels = load_iris(return_X_y=True)
+    model = fitted(module=as_logarithms, module__width=16, criterion="NLLLoss", max_epochs=1)
+    proba, layer = model.predict_proba(rows), model.transform(rows, layer="0")
+    model.set_params(module=None, module__width=7, criterion=None, hidden_layer_sizes=(9,))
+    np.testing.assert_array_equal(model.predict_proba(rows), proba)
+    np.testing.assert_array_equal(model.transform(rows, layer="0"), layer)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(rows), proba)
+    assert model.to_module()[0].out_features == 16
+    model.save(tmp_path / "model")
+    model.save_weights(tmp_path / "weights")
+    model.load_weights(tmp_path / "weights")
+    again = NeuralNetClassifier.load(tmp_path / "model", module=as_logarithms)
+    assert again.module__width == 16
+    np.testing.assert_array_equal(again.predict_proba(rows), proba)
+    model.set_params(module__width=7, module=as_logarithms, criterion="NLLLoss")
+    assert model.fit(rows, labels).to_module()[0].out_features == 7
+    with pytest.raises(ValueError, match="another module"):
+        model.set_params(module__width=8).partial_fit(rows, labels)
+    assert model.to_module()[0].out_features == 7
+
+
+def as_logarithms(width):
+    layers = [torch.nn.Linear(4, width), torch.nn.ReLU(), torch.nn.Linear(width, 3)]
+    return torch.nn.Sequential(*layers, torch.nn.LogSoftmax(dim=1))
+
+
 def narrower(width):
     return Perceptron(width // 2)
 

@@ -165,11 +165,14 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
                 first_epoch=0,
                 callbacks=True,
             )
-        self._seen = 0
+        self._seen = self.n_iter_
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Make one pass over further rows; the optimiser begins anew, its schedule goes on.
+
+        Passes of ``fit`` and of earlier calls count, for the schedule and for the orders of rows.
+        With ``early_stopping`` this is refused.
 
         Parameters
         ----------
@@ -179,6 +182,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
             All labels that will ever come; needed in the first call.
         """
         self._check_parameters()
+        self._check_partial()
         first = not hasattr(self, "weights_")
         if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")

@@ -230,7 +230,7 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
         self.history_ = history + [
             {**record, "clock": record["clock"] + len(history)} for record in self.history_
         ]
-        self._seen = seen + 1
+        self._seen = self.n_iter_ = seen + 1
 
     def _apply(
         self, X: Any, function: Any, *, n_columns: int | None, dtype: Any, layer: str | None = None
@@ -314,6 +314,10 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
         """Drop what was learnt."""
         for name in LEARNT:
             self.__dict__.pop(name, None)
+
+    def _check_partial(self) -> None:
+        if self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
 
     def _check_parameters(self) -> None:
         check_number("lr", self.lr, Real, 0, strict=True)

@@ -154,11 +154,14 @@ class NeuralNetRegressor(
             NeuralNetFit(self, job).run(
                 n_outputs=1, max_epochs=int(self.max_epochs), first_epoch=0, callbacks=True
             )
-        self._seen = 0
+        self._seen = self.n_iter_
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Make one pass over further rows; the optimiser begins anew, its schedule goes on.
+
+        Passes of ``fit`` and of earlier calls count, for the schedule and for the orders of rows.
+        With ``early_stopping`` this is refused.
 
         Parameters
         ----------
@@ -166,6 +169,7 @@ class NeuralNetRegressor(
             As in ``fit``.
         """
         self._check_parameters()
+        self._check_partial()
         first = not hasattr(self, "weights_")
         X, y, sample_weight = check_targets(self, X, y, sample_weight, reset=first)
         if first:

@@ -146,6 +146,30 @@ def test_a_schedule_goes_on_over_partial_fits():
     first = model.weights_["0.weight"]
     np.testing.assert_array_equal(model.partial_fit(rows, labels).weights_["0.weight"], first)
     assert [record["clock"] for record in model.history_] == [1, 2]
+    assert model.n_iter_ == 2
+
+
+@pytest.mark.parametrize("estimator", [NeuralNetClassifier, NeuralNetRegressor])
+def test_a_partial_fit_goes_on_after_the_passes_of_a_fit(estimator):
+    """With SGD, which remembers nothing, it is the next pass: its step size and order of rows."""
+    rows, labels = load_iris(return_X_y=True)
+    decay = {"lr_scheduler": "StepLR", "lr_scheduler__step_size": 2, "lr_scheduler__gamma": 0.1}
+    settings = {**QUICK, **decay, "optimizer": "SGD", "random_state": 0}
+    whole = estimator(**{**settings, "max_epochs": 4}).fit(rows, labels)
+    model = estimator(**{**settings, "max_epochs": 3}).fit(rows, labels)
+    model.partial_fit(rows, labels)
+    np.testing.assert_array_equal(model.weights_["0.weight"], whole.weights_["0.weight"])
+    assert model.n_iter_ == 4
+    assert [record["clock"] for record in model.history_] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("estimator", [NeuralNetClassifier, NeuralNetRegressor])
+def test_a_partial_fit_cannot_stop_early(estimator):
+    rows, labels = load_iris(return_X_y=True)
+    model = estimator(**QUICK, early_stopping=True)
+    with pytest.raises(ValueError, match="does not support early_stopping=True"):
+        model.partial_fit(rows, labels)
+    assert not hasattr(model, "weights_")
 
 
 @pytest.mark.parametrize(

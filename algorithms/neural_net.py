@@ -105,7 +105,8 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
     classes_ : ndarray (n_classes,)
     weights_ : dict from name to ndarray, the module's parameters and buffers
     n_iter_ : int, passes made (rounded up)
-    history_ : list of dict, one record a clock (a pass, or 100 steps of it at most); ``loss`` is
+    history_ : list of dict, one record a clock (a pass, or 100 steps of it at most; where ranks
+        may be stale, ``local_steps`` steps); ``loss`` is
         the mean over the clock's rows, ``valid_loss`` that of the rows held out,
         ``gradient_bytes`` what all ranks sent for their steps and ``bytes_saved`` how much less
         that is than whole float32 gradients in every step; ``layers`` has, for each Linear

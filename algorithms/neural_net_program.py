@@ -129,9 +129,12 @@ class NeuralNetProgram(DataParallelProgram):
         losses = [history[clock]["valid_loss"] for clock in ends]
         if losses:
             self._best = ends[int(np.argmin(losses))]
-        if len(losses) <= self.patience:
+        # a clock may hold several passes
+        until = self.plan.passes(len(history) - 1) - self.patience
+        n_before = sum(self.plan.passes(clock) <= until for clock in ends)
+        if not n_before:
             return False
-        return min(losses[-self.patience :]) > min(losses[: -self.patience]) - self.tol
+        return min(losses[n_before:]) > min(losses[:n_before]) - self.tol
 
     def save(self, ctx: Context, partition: Partition, state: State) -> State:
         """Keep the rank's replica, with its first partition; partition 0 is some rank's first."""

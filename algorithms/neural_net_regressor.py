@@ -101,7 +101,7 @@ class NeuralNetRegressor(
     n_iter_ : int, passes made (rounded up)
     history_ : list of dict, one record a clock (a pass, or 100 steps of it at most; where ranks
         may be stale, ``local_steps`` steps); ``loss`` is
-        the mean over the clock's rows, ``valid_loss`` that of the rows held out,
+        the mean over the clock's rows, ``valid_loss`` that of the rows held out, where a pass ends,
         ``gradient_bytes`` what all ranks sent for their steps and ``bytes_saved`` how much less
         that is than whole float32 gradients in every step; ``layers`` has, for each Linear
         layer's weight by name, how it was ``sent`` and its ``bytes_saved``

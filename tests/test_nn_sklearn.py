@@ -281,6 +281,29 @@ def test_the_best_weights_are_kept_where_ranks_may_be_stale(more):
         np.testing.assert_allclose(model.weights_[name], values, atol=1e-5)
 
 
+@pytest.mark.parametrize("more", [{"consistency": "ssp"}, {"local_steps": 2}])
+def test_rows_held_out_are_looked_at_where_a_pass_ends(more):
+    """Nine steps a pass: clocks of one step, or of eight."""
+    model = fitted(batch_size=15, max_epochs=4, early_stopping=True, n_iter_no_change=100, **more)
+    looks = [record["clock"] for record in model.history_ if "valid_loss" in record]
+    assert looks == ([9, 18, 27, 36] if "consistency" in more else [2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(("n_steps", "n_passes"), [(1, 5), (5, 8), (10, 10)])
+def test_patience_counts_passes(n_steps, n_passes):
+    """Nothing gets better; a pass is two steps, and a clock may be several passes."""
+    model = fitted(
+        batch_size=75,
+        consistency="ssp",
+        local_steps=n_steps,
+        lr=1e-12,
+        early_stopping=True,
+        n_iter_no_change=4,
+        max_epochs=40,
+    )
+    assert model.n_iter_ == n_passes
+
+
 @pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
 def test_mixed_precision_learns_as_well(autocast):
     rows, labels = load_iris(return_X_y=True)

@@ -101,8 +101,11 @@ class Plan:
 
     def ends_pass(self, clock: int) -> bool:
         """Whether a pass ends within a clock."""
-        steps = self.steps(clock)
-        return steps.stop // self.steps_per_pass > steps.start // self.steps_per_pass
+        return self.passes(clock) > self.steps(clock).start // self.steps_per_pass
+
+    def passes(self, clock: int) -> int:
+        """Whole passes that have been made at the end of a clock."""
+        return self.steps(clock).stop // self.steps_per_pass
 
     def share(self, partition: int) -> float:
         """A partition's share of the rows that are trained on."""

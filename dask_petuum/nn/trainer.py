@@ -179,8 +179,9 @@ class Trainer:
         before, saved = self._sent_bytes, self._saved()
         with _threads(self._n_threads):
             loss, weight = self._steps(self._plan.steps(clock))
-            valid = self._validate()
-        if self._plan.validation_fraction and self._plan.ends_pass(clock):
+            looks = self._plan.validation_fraction > 0 and self._plan.ends_pass(clock)
+            valid = self._validate() if looks else (0.0, 0.0)
+        if looks:
             self._kept[clock] = self.vector
         full = self._full_bytes(len(self._plan.steps(clock)))
         return {

@@ -139,7 +139,7 @@ def _with_layers(record: Mapping[str, Any]) -> dict[str, Any]:
     if saved:
         out["layers"] = {
             name.removeprefix("saved."): {
-                "sent": "factors" if value else "gradient",
+                "sent": "factors" if value > 0 else "gradient",
                 "bytes_saved": value,
             }
             for name, value in saved.items()

@@ -144,6 +144,35 @@ def test_factors_have_what_uses_of_the_weight_by_name_gave(module, n_ranks, near
     assert_all_the_same(together, together[0], 0)
 
 
+class Sequences(torch.nn.Module):
+    """Twenty rows for its wide layer of each row that it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.start, self.inner = torch.nn.Linear(1, 64), torch.nn.Linear(64, 64)
+        self.head = torch.nn.Linear(64, 4)
+
+    def forward(self, rows):
+        return self.head(torch.tanh(self.inner(torch.tanh(self.start(rows[..., None])))).mean(1))
+
+
+@pytest.mark.parametrize(("n_ranks", "n_parts"), [(2, 2), (4, 4), (2, 8), (4, 8)])
+def test_factors_of_more_rows_than_planned_cost_no_more_than_gradients(n_ranks, n_parts):
+    """Because of sequences, or of several partitions on a rank."""
+    built = recipe(Sequences if n_parts == n_ranks else Perceptron)
+    how = {"n_parts": n_parts, "batch_size": 10, "epochs": 4}
+    apart, full = train(built, n_ranks, settings=Settings(factors=False), **how)
+    together, ours = train(built, n_ranks, settings=Settings(factors=True), **how)
+    assert "factors" in {unit.kind for unit in together[0].replica.units}
+    assert_all_the_same(together, apart[0], 1e-6)
+    assert_all_the_same(together, together[0], 0)
+    # one step with each weight to all, and sums that show that products are the same
+    once, sums = (n_ranks - 1) * 64 * 64 * 4, 4 * 1000
+    assert max(ours.n_bytes) <= max(full.n_bytes) + once + sums
+    first = together[0].replica.exchange.saved
+    assert max(first.values()) <= 0
+
+
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_a_rank_without_rows_in_a_step_holds_nobody_up(n_ranks):
     rows, labels = make_rows(12)

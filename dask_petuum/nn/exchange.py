@@ -23,6 +23,8 @@ __all__ = ["GradientExchange"]
 
 #: What a rank sends that has nothing to send.
 NOTHING = {"n": np.zeros(1, np.int8)}
+#: What it sends besides where factors should not be sent any more.
+SUM_IT = {"w": np.zeros(1, np.int8)}
 
 
 class GradientExchange:
@@ -135,8 +137,8 @@ class GradientExchange:
     def _sum_of_factors(self, number: int) -> Any:
         """The sum of all ranks' products, in the order of ranks; None: there is none.
 
-        All ranks see the same parts: where one could not send factors, owners sum the gradient from
-        the next step on.
+        All ranks see the same parts: where one says so, owners sum the gradient from the next step
+        on.
         """
         total = None
         for rank in range(self._mesh.n_ranks):
@@ -145,7 +147,7 @@ class GradientExchange:
             else:
                 part = self._take(number, rank)
                 product = self._product(part) if part else None
-            if "gv" in part:
+            if "w" in part:
                 self._whole.add(number)
             if product is not None:
                 total = product if total is None else total.add_(product)
@@ -161,25 +163,26 @@ class GradientExchange:
         return _joined_rows(self._units[number].parameters[0], parts) if parts else None
 
     def _factors(self, unit: Unit) -> dict[str, Any]:
-        """Send factors; the gradient, where there are too many rows or the factors are not all.
+        """Send factors; the gradient, where that is less or the factors are not all.
 
-        What the weight's uses without a call of its layer gave is in its ``grad``.
+        What the weight's uses without a call of its layer gave is in its ``grad``. With more rows
+        than was thought when units were planned, owners' sums may be less than either: this rank
+        says so (``w``).
         """
         if not unit.factors and unit.parameters[0].grad is None:
             return NOTHING
         n_rows, n_ranks = sum(len(pair[0]) for pair in unit.factors), self._mesh.n_ranks
-        shape = unit.parameters[0].shape
-        n_most = (n_ranks - 1) * unit.size
-        if unit.parameters[0].grad is not None or factor_numbers(n_rows, shape, n_ranks) >= n_most:
-            whole = _product_of_all(unit)
-            return {f"g{k}": v for k, v in self._wire.pack(whole, unit.names[0]).items()}
+        cost = factor_numbers(n_rows, unit.parameters[0].shape, n_ranks)
+        if unit.parameters[0].grad is not None or cost >= (n_ranks - 1) * unit.size:
+            packed = self._wire.pack(_product_of_all(unit), unit.names[0])
+            return SUM_IT | {f"g{k}": v for k, v in packed.items()}
         factors, unit.factors = unit.factors, []
         d = torch.cat([pair[0] for pair in factors]).cpu()
         a = torch.cat([pair[1] for pair in factors]).cpu()
         packed = {f"d{k}": v for k, v in self._wire.pack_sparse(d).items()}
         packed |= {f"a{k}": v for k, v in self._wire.pack_sparse(a).items()}
         unit.factors = [(d, a)] if self._wire.is_exact else []
-        return packed
+        return packed | (SUM_IT if cost > gradient_numbers(unit.size, n_ranks) else {})
 
     def _own_product(self, number: int) -> Any:
         """As the others make it of what was sent, which is here already if nothing was rounded."""

@@ -77,7 +77,8 @@ def plan_units(
     Parameters
     ----------
     batch_size
-        Rows of a partition in a step, for the rule of sufficient factors.
+        Rows of a partition in a step, for the rule of sufficient factors. A rank may have several
+        partitions, and a layer several rows for each of theirs: that shows in the first step.
     use_factors
         Whether Linear layers may send them.
     is_near

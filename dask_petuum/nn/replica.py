@@ -289,5 +289,13 @@ class Replica:
 
 
 def _shaped(out: Any, target: Any) -> Any:
-    """One output a row, as a vector where the targets are one."""
+    """One output a row, as a vector where the targets are one.
+
+    Raises
+    ------
+    ValueError
+        For several outputs a row where each has one target.
+    """
+    if target.ndim == 1 and target.is_floating_point() and out.numel() != len(target):
+        raise ValueError(f"module must give one output a row, it gives {tuple(out.shape[1:])}")
     return out[:, 0] if target.ndim == 1 and target.is_floating_point() and out.ndim == 2 else out

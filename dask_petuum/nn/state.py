@@ -30,10 +30,8 @@ Arrays = dict[str, Any]
 
 
 def module_arrays(module: Any) -> Arrays:
-    """A module's parameters and buffers, as copies."""
-    return {
-        name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()
-    }
+    """A module's parameters and buffers, as copies; bfloat16, which numpy has not, as float32."""
+    return {name: _array(tensor) for name, tensor in module.state_dict().items()}
 
 
 def replica_arrays(replica: Replica) -> Arrays:
@@ -44,7 +42,7 @@ def replica_arrays(replica: Replica) -> Arrays:
         for name, parameter in zip(unit.names, unit.parameters, strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
                 if value is not None:
-                    arrays[f"o.{name}/{key}"] = torch.as_tensor(value).cpu().numpy().copy()
+                    arrays[f"o.{name}/{key}"] = _array(torch.as_tensor(value))
     if replica.scaling is not None:
         arrays["scaling"] = np.array([replica.scaling.scale, replica.scaling.n_good])
     return arrays
@@ -91,6 +89,11 @@ def load_lost(replica: Replica, wire: Wire, mesh: Mesh, arrays: Mapping[str, Any
     elif arrays["wire"][1] != layout[1]:
         kept = {name: values for name, values in kept.items() if not name.endswith(OF_OWNER)}
     wire.lost = {name: torch.from_numpy(np.array(values)) for name, values in kept.items()}
+
+
+def _array(tensor: Any) -> Any:
+    own = tensor.detach().cpu()
+    return (own.float() if own.dtype is torch.bfloat16 else own).numpy().copy()
 
 
 def _layout(replica: Replica, mesh: Mesh) -> Any:

@@ -82,8 +82,9 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
     random_state
         Seed of the first weights, the orders and dropout.
     device
-        Where torch trains and predicts, "cpu" or "cuda"; predictions are made on the CPU where
-        there is no GPU.
+        Where torch trains and predicts, "cpu" or "cuda": a rank takes the first GPU that it sees,
+        or where several of a host see the same ones, that of its place on the host. Each rank needs
+        a process of its own then. Predictions are made on the CPU where there is no GPU.
     autocast
         Type in which torch computes what may be less exact (``torch.autocast``): "bfloat16", or
         "float16" with a loss that is scaled so that small gradients do not vanish; None: float32.

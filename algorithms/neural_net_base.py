@@ -19,6 +19,7 @@ from dask_petuum.runtime.job import Job
 from dask_petuum.store.consistency import Consistency, Staleness
 
 from .inputs import Checked, check_choice, check_number, rows_to_apply
+from .neural_net_devices import check_device
 from .neural_net_fit import NeuralNetFit
 from .neural_net_outputs import OfModule, flat
 
@@ -338,6 +339,7 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
             check_choice("sufficient_factors", self.sufficient_factors, ("auto",))
         if self.autocast is not None:
             check_choice("autocast", self.autocast, AUTOCASTS)
+        check_device(self.device)
         check_choice("wire_dtype", self.wire_dtype, WIRES)
         Consistency.parse(self.consistency, self.staleness)
 

@@ -11,6 +11,7 @@ from dask_petuum.data import Partition
 from dask_petuum.nn.plan import Plan
 from dask_petuum.runtime.job import Job, RunResult
 
+from .neural_net_devices import chooses_device
 from .neural_net_program import NeuralNetProgram
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class NeuralNetFit:
         weights = sum(self.job.map(_weight))
         return Settings(
             device=str(given.device),
+            chooses_device=chooses_device(self.job, str(given.device)),
             autocast=given.autocast,
             factors=given.sufficient_factors,
             wire=given.wire_dtype,

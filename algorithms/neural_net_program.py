@@ -206,6 +206,8 @@ class _Blocks:
         self._near = ctx.near
         self.rank = ctx.rank
         self.n_ranks = ctx.n_ranks
+        near = range(ctx.rank) if self._near is None else self._near.ranks
+        self.position = sum(rank < ctx.rank for rank in near)
         self.is_near = self._near is not None and self._near.is_whole
 
     def send(

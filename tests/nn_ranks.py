@@ -34,7 +34,7 @@ class Ranks:
 class _Mesh:
     def __init__(self, ranks, rank):
         self._ranks, self.rank, self.n_ranks = ranks, rank, len(ranks.boxes)
-        self.is_near = ranks.near
+        self.is_near, self.position = ranks.near, rank
 
     def send(self, ranks, block, stamp, arrays):
         for rank in ranks:

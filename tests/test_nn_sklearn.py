@@ -23,6 +23,7 @@ from test_kmeans_interrupts import StopAfter
 from test_resume import interrupt
 
 from dask_petuum.nn import NeuralNetClassifier, NeuralNetRegressor
+from dask_petuum.nn.weights_file import read_weights
 
 #: Random batches, as in SoftmaxRegression: repeated rows fall into other batches.
 BATCHES = "sample_weight is not equivalent to repeating rows: other random batches"
@@ -181,6 +182,8 @@ def test_a_partial_fit_cannot_stop_early(estimator):
         ({"lr_scheduler": "ReduceLROnPlateau"}, "cannot be ReduceLROnPlateau"),
         ({"module": torch.nn.Flatten}, "no parameter that could be trained"),
         ({"wire_dtype": "int8"}, "wire_dtype must be"),
+        ({"device": "gpu"}, "device must be one of torch"),
+        ({"device": "cuda:99"}, "this process sees"),
         ({"early_stopping": True, "validation_fraction": 0.0}, "early_stopping needs rows"),
     ],
     ids=str,
@@ -347,6 +350,57 @@ def test_the_example_of_the_docs_learns_digits():
     names = {"__name__": "example"}
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
     assert names["main"]() > 0.95
+
+
+def halves(n_outputs=1):
+    """A module in bfloat16."""
+    module = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, n_outputs)
+    ).to(torch.bfloat16)
+    module.register_forward_pre_hook(lambda part, given: (given[0].to(torch.bfloat16),))
+    module.register_forward_hook(lambda part, given, out: out.float())
+    return module
+
+
+def test_a_module_in_bfloat16_is_trained_and_its_weights_are_read(tmp_path):
+    rows, labels = load_iris(return_X_y=True)
+    model = fitted(module=halves, module__n_outputs=3, checkpoint=str(tmp_path / "kept"))
+    assert model.score(rows, labels) > 0.8
+    assert model.weights_["0.weight"].dtype == np.float32
+    module = model.to_module()
+    assert module[0].weight.dtype == torch.bfloat16
+    np.testing.assert_array_equal(module[0].weight.detach().float(), model.weights_["0.weight"])
+    body = module[0].bias.detach().view(torch.int16).numpy().tobytes()
+    text = f'{{"a": {{"dtype": "BF16", "shape": [2, 4], "data_offsets": [0, {len(body)}]}}}}'
+    (tmp_path / "w").write_bytes(len(text).to_bytes(8, "little") + text.encode() + body)
+    read = read_weights(tmp_path / "w")["a"]
+    np.testing.assert_array_equal(read, model.weights_["0.bias"].reshape(2, 4))
+
+
+def test_a_regressor_needs_one_output_a_row():
+    rows, labels = load_iris(return_X_y=True)
+    settings = {**QUICK, "random_state": 0, "max_epochs": 1}
+    with pytest.raises(ValueError, match=r"one output a row, it gives \(2,\)"):
+        NeuralNetRegressor(partial(torch.nn.Linear, 4, 2), **settings).fit(rows[:2], labels[:2])
+    NeuralNetRegressor(partial(torch.nn.Linear, 4, 1), **settings).fit(rows, labels)
+
+
+def test_a_module_is_built_once_for_all_rows():
+    rows = load_iris(return_X_y=True)[0]
+    model = fitted(module=counted, max_epochs=0)
+    expected = model.predict_proba(rows)
+    before = len(BUILT)
+    many = np.tile(rows, (60, 1))  # 9,000: three pieces
+    np.testing.assert_allclose(model.predict_proba(many)[-150:], expected, atol=1e-6)
+    assert len(BUILT) == before + 1
+
+
+BUILT = []
+
+
+def counted():
+    BUILT.append(1)
+    return torch.nn.Linear(4, 3)
 
 
 def test_callbacks_hear_of_every_clock_and_may_stop():

@@ -19,6 +19,7 @@ from scipy.sparse import issparse
 
 from dask_petuum.data import Partition
 from dask_petuum.nn.buffers import difference
+from dask_petuum.nn.devices import choose_device
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.outer import Outer, flatten, unflatten
@@ -52,8 +53,8 @@ class Settings:
 
     Parameters
     ----------
-    device
-        Where the module is.
+    device, chooses_device
+        Where the module is; whether a rank takes the GPU of its place on its host.
     factors
         Whether Linear layers may send sufficient factors; "auto": unless all ranks share memory.
     wire
@@ -71,6 +72,7 @@ class Settings:
     """
 
     device: str = "cpu"
+    chooses_device: bool = False
     factors: bool | str = "auto"
     wire: str = "float32"
     overlap: bool = True
@@ -118,7 +120,7 @@ class Trainer:
         self._exchanges = self._averages and mesh.n_ranks > 1
         self.replica = Replica(
             recipe,
-            settings.device,
+            _device(settings, mesh),
             lambda module: plan_units(
                 module,
                 mesh.n_ranks if self._exchanges else 1,
@@ -357,11 +359,17 @@ class Trainer:
         return vectors.arrive(self._stamp)[0]
 
 
+def _device(settings: Settings, mesh: Mesh) -> str:
+    if not settings.chooses_device:
+        return settings.device
+    return choose_device(settings.device, mesh.position, torch.cuda.device_count())
+
+
 def checksum(tensors: list[Any]) -> Any:
     """A checksum of tensors, in parts that float32 holds without rounding."""
     number = 0
     for tensor in tensors:
-        number = crc32(tensor.detach().cpu().contiguous().numpy(), number)
+        number = crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), number)
     return torch.tensor([number >> 16, number & 0xFFFF], dtype=torch.float32)
 
 

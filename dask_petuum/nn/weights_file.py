@@ -1,8 +1,8 @@
 """Weights in the safetensors format: 8 bytes of length, a JSON header, the arrays' bytes.
 
 The format is Hugging Face's (github.com/huggingface/safetensors); nothing in it can run. Little
-endian, rows first, no gaps between arrays. numpy has no bfloat16 (``BF16``): such arrays are read as
-float32, which holds each of their numbers.
+endian, rows first, no gaps between arrays. numpy has no bfloat16 (``BF16``): such arrays are read
+as float32, which holds each of their numbers.
 """
 
 from __future__ import annotations

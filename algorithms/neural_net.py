@@ -69,12 +69,13 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         more: an outer optimiser applies the mean of H steps' changes (DiLoCo).
     outer_lr, outer_momentum
         Step size and Nesterov momentum of the outer optimiser; 1 and 0 is the plain average.
+        Refused where there is no such optimiser.
     sufficient_factors
         True: Linear layers send activations and output gradients where that is less than their
         gradient matrix. "auto": unless all ranks are on one host. False: they do not.
     wire_dtype
         Numbers as they are sent: "float32", or "float16" or "bfloat16", with what rounding took
-        from gradients added to the next message (nothing is added to factors).
+        from gradients added to the next message (nothing is added to factors). With "bsp" only.
     overlap
         Send gradients while the backward pass goes on, and wait for them layer by layer.
     warm_start

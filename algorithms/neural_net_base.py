@@ -342,6 +342,23 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
         check_device(self.device)
         check_choice("wire_dtype", self.wire_dtype, WIRES)
         Consistency.parse(self.consistency, self.staleness)
+        self._check_ways()
+
+    def _check_ways(self) -> None:
+        """Refuse what the way in which ranks agree has no use for."""
+        stale = self.consistency != "bsp"
+        if stale and self.wire_dtype != "float32":
+            raise ValueError(
+                f'wire_dtype={self.wire_dtype!r} needs consistency="bsp", got '
+                f"{self.consistency!r}: changes of the weights are float32 in the store"
+            )
+        for name, plain in (("outer_lr", 1), ("outer_momentum", 0)):
+            value = getattr(self, name)
+            if value != plain and (stale or self.local_steps == 1):
+                raise ValueError(
+                    f'{name}={value!r} needs consistency="bsp" and local_steps > 1, got '
+                    f"{self.consistency!r} and {self.local_steps}: there is no outer optimiser"
+                )
 
 
 def _is_nested(name: str) -> bool:

@@ -10,6 +10,7 @@ from nn_ranks import Ranks, assert_all_the_same, recipe, train
 
 from dask_petuum.nn.clip import clip_gradients
 from dask_petuum.nn.exchange import GradientExchange
+from dask_petuum.nn.replica import Replica
 from dask_petuum.nn.trainer import Settings, Trainer
 from dask_petuum.nn.units import plan_units
 
@@ -182,12 +183,38 @@ def test_a_rank_without_rows_in_a_step_holds_nobody_up(n_ranks):
     assert_all_the_same(together, alone)
 
 
-def test_factors_are_the_same_gradient_for_fewer_bytes():
-    built = recipe(Perceptron)
-    apart, full = train(built, 2, settings=Settings(factors=False))
-    together, fewer = train(built, 2, settings=Settings(factors=True))
-    assert_all_the_same(together, apart[0], 1e-6)
-    assert sum(fewer.n_bytes) < 0.75 * sum(full.n_bytes)
+def test_factors_are_the_same_gradient_for_fewer_bytes(monkeypatch):
+    """Each gradient that is applied in the first step, before weights can differ."""
+    seen = []
+    apply = Replica._apply
+
+    def noted(self, number):
+        unit = self.units[number]
+        grads = [None if p.grad is None else p.grad.clone() for p in unit.parameters]
+        seen.append((id(self), dict(zip(unit.names, grads, strict=True))))
+        apply(self, number)
+
+    monkeypatch.setattr(Replica, "_apply", noted)
+    gradients, sent = [], []
+    for factors in (False, True):
+        seen.clear()
+        settings = Settings(factors=factors)
+        trainers, ranks = train(recipe(Perceptron), 2, settings=settings, clocks=1)
+        kinds = {unit.kind for unit in trainers[0].replica.units}
+        assert ("factors" in kinds) == factors
+        first = {}
+        for owner, grads in seen:
+            if owner == id(trainers[0].replica):
+                first = grads | first
+        gradients.append(first)
+        sent.append(sum(ranks.n_bytes))
+    assert (
+        gradients[0].keys() == gradients[1].keys() == dict(Perceptron().named_parameters()).keys()
+    )
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().max() > 1e-3
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=1e-6)
+    assert sent[1] < 0.75 * sent[0]
 
 
 @pytest.mark.parametrize("wire", ["float16", "bfloat16"])
@@ -205,23 +232,39 @@ def test_narrow_numbers_lose_little_and_keep_replicas_the_same(wire, n_ranks):
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_local_steps_average_models(n_ranks):
     """H steps apart and the plain average: what one gets by hand."""
-    built = recipe(Perceptron, "AdamW", 0.01)
-    together, _ = train(built, n_ranks, n_parts=n_ranks, local_steps=4, epochs=1, clocks=1)
+    rows, labels = make_rows(64 * n_ranks)  # a clock is one pass: four steps, one meeting
+    built, how = recipe(Perceptron, "AdamW", 0.01), {"n_parts": n_ranks, "local_steps": 4}
+    together, _ = train(built, n_ranks, (rows, labels), epochs=1, **how)
+    assert together[0]._plan.n_steps == 4
     assert_all_the_same(together, together[0], 0)
-    plain, _ = train(built, n_ranks, n_parts=n_ranks, local_steps=4, stale=True, clocks=1)
+    plain, _ = train(built, n_ranks, (rows, labels), stale=True, clocks=1, **how)
+    assert (plain[0].vector - plain[1].vector).abs().max() > 0.01
     mean = sum(trainer.vector * trainer.share for trainer in plain)
-    steps = together[0]._plan.steps(0)
-    if len(steps) == 4:
-        np.testing.assert_allclose(together[0].vector, mean, atol=1e-6)
+    np.testing.assert_allclose(together[0].vector, mean, atol=1e-6)
 
 
-def test_an_outer_step_is_nesterov_s():
-    settings = Settings(outer_rate=0.7, outer_momentum=0.9)
-    built = recipe(Perceptron)
-    (fast,), _ = train(built, 1, n_parts=1, local_steps=20, epochs=1, settings=settings)
-    (plain,), _ = train(built, 1, n_parts=1, local_steps=20, epochs=1)
-    start = Trainer(built, plain._plan, Settings(), None, Ranks(1).mesh(0), 1).vector
-    np.testing.assert_allclose(fast.vector, start + 0.7 * 1.9 * (plain.vector - start), atol=1e-5)
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_outer_steps_are_nesterov_s(n_ranks):
+    """Over several meetings, by hand: each rank's steps from where the last meeting left it."""
+    built, rate, momentum = recipe(Perceptron), 0.7, 0.9
+    how = {"n_parts": n_ranks, "local_steps": 5, "epochs": 2}
+    settings = Settings(outer_rate=rate, outer_momentum=momentum)
+    fast, _ = train(built, n_ranks, settings=settings, **how)
+    # clocks of H steps, after which nobody meets
+    apart, _ = train(built, n_ranks, stale=True, clocks=0, **how)
+    n_meetings = apart[0]._plan.n_steps // 5
+    assert n_meetings >= 4
+    start = apart[0].vector
+    velocity = torch.zeros_like(start)
+    for clock in range(n_meetings):
+        change = torch.zeros_like(start)
+        for trainer in apart:
+            trainer.train(clock, start.numpy())
+            change += (trainer.vector - start) * trainer.share
+        velocity = momentum * velocity + change
+        start = start + rate * (momentum * velocity + change)
+    for trainer in fast:
+        np.testing.assert_allclose(trainer.vector, start, atol=1e-5)
 
 
 def test_running_means_of_batchnorm_are_averaged():

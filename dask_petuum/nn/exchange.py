@@ -174,7 +174,7 @@ class GradientExchange:
         n_rows, n_ranks = sum(len(pair[0]) for pair in unit.factors), self._mesh.n_ranks
         cost = factor_numbers(n_rows, unit.parameters[0].shape, n_ranks)
         if unit.parameters[0].grad is not None or cost >= (n_ranks - 1) * unit.size:
-            packed = self._wire.pack(_product_of_all(unit), unit.names[0])
+            packed = self._wire.pack(_product_of_all(unit))  # once: no later one to add the loss to
             return SUM_IT | {f"g{k}": v for k, v in packed.items()}
         factors, unit.factors = unit.factors, []
         d = torch.cat([pair[0] for pair in factors]).cpu()

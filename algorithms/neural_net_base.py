@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import Parameter, signature
 from numbers import Integral, Real
 from os import PathLike
@@ -18,6 +19,7 @@ from dask_petuum.runtime.job import Job
 from dask_petuum.store.consistency import Consistency, Staleness
 
 from .inputs import Checked, check_choice, check_number, rows_to_apply
+from .neural_net_devices import check_device
 from .neural_net_fit import NeuralNetFit
 from .neural_net_outputs import OfModule, flat
 
@@ -25,6 +27,10 @@ __all__ = ["NeuralNet"]
 
 #: What ``NAME__key`` may be given for.
 PREFIXES = ("module", "criterion", "optimizer", "lr_scheduler")
+#: Parameters, with ``NAME__key``, that say what a module and its outputs are.
+OF_MODULE = ("module", "criterion", "hidden_layer_sizes")
+#: What a fit leaves.
+LEARNT = ("weights_", "history_", "n_iter_", "_first_seed", "_n_outputs", "_seen", "_made_of")
 #: Key of what stands for a class in a saved model.
 CLASS = "class"
 WIRES = ("float32", "float16", "bfloat16")
@@ -40,6 +46,7 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
     weights_: dict[str, NDArray[Any]]
     _first_seed: int
     _n_outputs: int
+    _made_of: dict[str, Any]  # parameters that say which module the weights are of
 
     # over the limit: scikit-learn wants every parameter spelt out
     def __init__(
@@ -163,6 +170,7 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
                     f"{path} was saved with {name}={value.get(CLASS)}: "
                     f"give it, as in load(path, {name}=...)"
                 )
+        model._made_of = model._of_module()
         model.to_module()
         return model
 
@@ -171,7 +179,7 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         from dask_petuum.nn.infer import trained_module
 
-        return trained_module(self._recipe(), self.weights_)
+        return trained_module(self._fitted_recipe(), self.weights_)
 
     def save_weights(self, path: str | PathLike[str]) -> None:
         """Write parameters and buffers as a safetensors file."""
@@ -196,7 +204,7 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
         from dask_petuum.nn.weights_file import read_weights
 
         weights = read_weights(path)
-        trained_module(self._recipe(), weights)
+        trained_module(self._fitted_recipe(), weights)
         self.weights_ = weights
         return self
 
@@ -223,46 +231,64 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
         self.history_ = history + [
             {**record, "clock": record["clock"] + len(history)} for record in self.history_
         ]
-        self._seen = seen + 1
+        self._seen = self.n_iter_ = seen + 1
 
     def _apply(
         self, X: Any, function: Any, *, n_columns: int | None, dtype: Any, layer: str | None = None
     ) -> Any:
         """Apply a picklable function of the module's outputs to the rows."""
         X, lazy = rows_to_apply(self, X)
-        apply = OfModule(self._recipe(), self.weights_, function, layer, str(self.device))
+        recipe = self._fitted_recipe()
+        apply = OfModule(recipe, self.weights_, function, layer, str(self.device))
         if not lazy:
             return apply(X)
         return map_rows(Checked(apply, self.n_features_in_), X, n_columns=n_columns, dtype=dtype)
 
     def _width(self, layer: str | None) -> int:
         """Numbers that a layer gives for a row."""
-        apply = OfModule(self._recipe(), self.weights_, flat, layer, str(self.device))
+        recipe = self._fitted_recipe()
+        apply = OfModule(recipe, self.weights_, flat, layer, str(self.device))
         return int(apply(np.zeros((1, self.n_features_in_), np.float32)).shape[1])
 
-    def _recipe(self) -> Any:
+    def _of_module(self) -> dict[str, Any]:
+        """Parameters that say what the module and its outputs are."""
+        nested = [name for name in self._nested() if name.split("__")[0] in OF_MODULE]
+        return {name: getattr(self, name) for name in (*OF_MODULE, *nested)}
+
+    def _fitted_recipe(self) -> Any:
+        """The recipe that the weights are of, whatever has been set since."""
+        return self._recipe(self._made_of)
+
+    def _recipe(self, made_of: Mapping[str, Any] | None = None) -> Any:
+        """The recipe by the parameters; by some of them as they were, where these are given."""
         from dask_petuum.nn.recipe import Recipe
 
+        of_module = self._of_module() if made_of is None else made_of
+        others = {n: getattr(self, n) for n in self._nested() if n.split("__")[0] not in OF_MODULE}
         arguments: dict[str, dict[str, Any]] = {prefix: {} for prefix in PREFIXES}
-        for name in self._nested():
-            prefix, key = name.split("__", 1)
-            arguments[prefix][key] = self.__dict__[name]
+        for name, value in (others | dict(of_module)).items():
+            if _is_nested(name):
+                prefix, key = name.split("__", 1)
+                arguments[prefix][key] = value
+        criterion = of_module["criterion"]
         return Recipe(
-            module=self.module,
-            criterion=self._criterion if self.criterion is None else self.criterion,
+            module=of_module["module"],
+            criterion=self._criterion if criterion is None else criterion,
             optimizer=self.optimizer,
             lr=float(self.lr),
             schedule=self.lr_scheduler,
             arguments=arguments,
-            hidden=tuple(int(n) for n in np.atleast_1d(self.hidden_layer_sizes)),
+            hidden=tuple(int(n) for n in np.atleast_1d(of_module["hidden_layer_sizes"])),
             n_inputs=self.n_features_in_,
             n_outputs=self._n_outputs,
             seed=self._first_seed,
         )
 
     def _parameters_to_save(self) -> dict[str, Any]:
-        """Name classes and functions, which a file cannot hold."""
-        parameters = super()._parameters_to_save()
+        """Give what the weights are of as it was; name what a file cannot hold: classes."""
+        now = self._of_module()
+        parameters = {n: v for n, v in super()._parameters_to_save().items() if n not in now}
+        parameters |= self._made_of
         for name in PREFIXES:
             value = parameters[name]
             if callable(value):
@@ -287,8 +313,12 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
 
     def _forget(self) -> None:
         """Drop what was learnt."""
-        for name in ("weights_", "history_", "n_iter_", "_first_seed", "_n_outputs", "_seen"):
+        for name in LEARNT:
             self.__dict__.pop(name, None)
+
+    def _check_partial(self) -> None:
+        if self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
 
     def _check_parameters(self) -> None:
         check_number("lr", self.lr, Real, 0, strict=True)
@@ -309,8 +339,26 @@ class NeuralNet(TransformerMixin, PetuumEstimator):  # type: ignore[misc]
             check_choice("sufficient_factors", self.sufficient_factors, ("auto",))
         if self.autocast is not None:
             check_choice("autocast", self.autocast, AUTOCASTS)
+        check_device(self.device)
         check_choice("wire_dtype", self.wire_dtype, WIRES)
         Consistency.parse(self.consistency, self.staleness)
+        self._check_ways()
+
+    def _check_ways(self) -> None:
+        """Refuse what the way in which ranks agree has no use for."""
+        stale = self.consistency != "bsp"
+        if stale and self.wire_dtype != "float32":
+            raise ValueError(
+                f'wire_dtype={self.wire_dtype!r} needs consistency="bsp", got '
+                f"{self.consistency!r}: changes of the weights are float32 in the store"
+            )
+        for name, plain in (("outer_lr", 1), ("outer_momentum", 0)):
+            value = getattr(self, name)
+            if value != plain and (stale or self.local_steps == 1):
+                raise ValueError(
+                    f'{name}={value!r} needs consistency="bsp" and local_steps > 1, got '
+                    f"{self.consistency!r} and {self.local_steps}: there is no outer optimiser"
+                )
 
 
 def _is_nested(name: str) -> bool:

@@ -11,6 +11,7 @@ from dask_petuum.data import Partition
 from dask_petuum.nn.plan import Plan
 from dask_petuum.runtime.job import Job, RunResult
 
+from .neural_net_devices import chooses_device
 from .neural_net_program import NeuralNetProgram
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class NeuralNetFit:
             given._first_seed = seed
         given._n_outputs = n_outputs
         plan = self._plan(seed, max_epochs, first_epoch)
-        recipe = given._recipe()
+        recipe, self._made_of = given._recipe(), given._of_module()
         program = NeuralNetProgram(
             recipe,
             plan,
@@ -98,6 +99,7 @@ class NeuralNetFit:
         weights = sum(self.job.map(_weight))
         return Settings(
             device=str(given.device),
+            chooses_device=chooses_device(self.job, str(given.device)),
             autocast=given.autocast,
             factors=given.sufficient_factors,
             wire=given.wire_dtype,
@@ -111,6 +113,7 @@ class NeuralNetFit:
     def _keep(self, plan: Plan, result: RunResult) -> None:
         given = self.estimator
         given.weights_ = {name: np.array(values) for name, values in result.outputs[0].items()}
+        given._made_of = self._made_of
         given.history_ = [_with_layers(record) for record in result.history]
         done = plan.steps(result.n_clocks - 1).stop if result.n_clocks else 0
         given.n_iter_ = -(-done // plan.steps_per_pass)
@@ -138,7 +141,7 @@ def _with_layers(record: Mapping[str, Any]) -> dict[str, Any]:
     if saved:
         out["layers"] = {
             name.removeprefix("saved."): {
-                "sent": "factors" if value else "gradient",
+                "sent": "factors" if value > 0 else "gradient",
                 "bytes_saved": value,
             }
             for name, value in saved.items()

@@ -51,14 +51,9 @@ class OfModule:
     def __call__(self, rows: Any) -> NDArray[Any]:
         from dask_petuum.nn.infer import outputs
 
+        of = outputs(self.recipe, self.weights, self.layer, self.device)
         pieces = [
-            outputs(
-                self.recipe,
-                self.weights,
-                _dense(rows[first : first + ROWS]),
-                self.layer,
-                self.device,
-            )
+            of(_dense(rows[first : first + ROWS]))
             for first in range(0, max(rows.shape[0], 1), ROWS)
         ]
         result: NDArray[Any] = self.function(np.concatenate(pieces))

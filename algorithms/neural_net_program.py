@@ -105,7 +105,7 @@ class NeuralNetProgram(DataParallelProgram):
         start = view.values.reshape(-1)[: len(self.first)].copy()
         out |= trainer.train(clock, start)
         change = np.zeros(view.values.shape, np.float32)
-        change.reshape(-1)[: len(start)] = (trainer.vector.numpy() - start) * trainer.share
+        change.reshape(-1)[: len(start)] = trainer.change_since(start).numpy() * trainer.share
         view.inc(change)
         return out
 
@@ -129,9 +129,12 @@ class NeuralNetProgram(DataParallelProgram):
         losses = [history[clock]["valid_loss"] for clock in ends]
         if losses:
             self._best = ends[int(np.argmin(losses))]
-        if len(losses) <= self.patience:
+        # a clock may hold several passes
+        until = self.plan.passes(len(history) - 1) - self.patience
+        n_before = sum(self.plan.passes(clock) <= until for clock in ends)
+        if not n_before:
             return False
-        return min(losses[-self.patience :]) > min(losses[: -self.patience]) - self.tol
+        return min(losses[n_before:]) > min(losses[:n_before]) - self.tol
 
     def save(self, ctx: Context, partition: Partition, state: State) -> State:
         """Keep the rank's replica, with its first partition; partition 0 is some rank's first."""
@@ -203,6 +206,8 @@ class _Blocks:
         self._near = ctx.near
         self.rank = ctx.rank
         self.n_ranks = ctx.n_ranks
+        near = range(ctx.rank) if self._near is None else self._near.ranks
+        self.position = sum(rank < ctx.rank for rank in near)
         self.is_near = self._near is not None and self._near.is_whole
 
     def send(

@@ -64,12 +64,13 @@ class NeuralNetRegressor(
         more: an outer optimiser applies the mean of H steps' changes (DiLoCo).
     outer_lr, outer_momentum
         Step size and Nesterov momentum of the outer optimiser; 1 and 0 is the plain average.
+        Refused where there is no such optimiser.
     sufficient_factors
         True: Linear layers send activations and output gradients where that is less than their
         gradient matrix. "auto": unless all ranks are on one host. False: they do not.
     wire_dtype
         Numbers as they are sent: "float32", or "float16" or "bfloat16", with what rounding took
-        added to the next message.
+        from gradients added to the next message (nothing is added to factors). With "bsp" only.
     overlap
         Send gradients while the backward pass goes on, and wait for them layer by layer.
     warm_start
@@ -77,8 +78,9 @@ class NeuralNetRegressor(
     random_state
         Seed of the first weights, the orders and dropout.
     device
-        Where torch trains and predicts, "cpu" or "cuda"; predictions are made on the CPU where
-        there is no GPU.
+        Where torch trains and predicts, "cpu" or "cuda": a rank takes the first GPU that it sees,
+        or where several of a host see the same ones, that of its place on the host. Each rank needs
+        a process of its own then. Predictions are made on the CPU where there is no GPU.
     autocast
         Type in which torch computes what may be less exact (``torch.autocast``): "bfloat16", or
         "float16" with a loss that is scaled so that small gradients do not vanish; None: float32.
@@ -99,8 +101,9 @@ class NeuralNetRegressor(
     ----------
     weights_ : dict from name to ndarray, the module's parameters and buffers
     n_iter_ : int, passes made (rounded up)
-    history_ : list of dict, one record a clock (a pass, or 100 steps of it at most); ``loss`` is
-        the mean over the clock's rows, ``valid_loss`` that of the rows held out,
+    history_ : list of dict, one record a clock (a pass, or 100 steps of it at most; where ranks
+        may be stale, ``local_steps`` steps); ``loss`` is
+        the mean over the clock's rows, ``valid_loss`` that of the rows held out, where a pass ends,
         ``gradient_bytes`` what all ranks sent for their steps and ``bytes_saved`` how much less
         that is than whole float32 gradients in every step; ``layers`` has, for each Linear
         layer's weight by name, how it was ``sent`` and its ``bytes_saved``
@@ -154,11 +157,14 @@ class NeuralNetRegressor(
             NeuralNetFit(self, job).run(
                 n_outputs=1, max_epochs=int(self.max_epochs), first_epoch=0, callbacks=True
             )
-        self._seen = 0
+        self._seen = self.n_iter_
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Make one pass over further rows; the optimiser begins anew, its schedule goes on.
+
+        Passes of ``fit`` and of earlier calls count, for the schedule and for the orders of rows.
+        With ``early_stopping`` this is refused.
 
         Parameters
         ----------
@@ -166,6 +172,7 @@ class NeuralNetRegressor(
             As in ``fit``.
         """
         self._check_parameters()
+        self._check_partial()
         first = not hasattr(self, "weights_")
         X, y, sample_weight = check_targets(self, X, y, sample_weight, reset=first)
         if first:

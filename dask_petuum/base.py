@@ -29,8 +29,8 @@ from dask_petuum.store.consistency import Staleness
 
 __all__ = ["PetuumEstimator"]
 
-#: Attributes that belong to this process, or to one call of fit.
-NOT_SAVED = ("_client", "_resume")
+#: Attributes that belong to this process, to one call of fit, or that follow from parameters.
+NOT_SAVED = ("_client", "_resume", "_made_of")
 #: What fitted attributes are called: ``coef_``, ``_seen``.
 NAME = re.compile(r"[a-z]\w*_|_[a-z]\w*", re.ASCII)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import dask.array as da
 import numpy as np
 import pytest
+import torch
 from nn_modules import Perceptron, in_chunks, make_rows, train_with_ddp
 
 from dask_petuum.nn import NeuralNetClassifier
@@ -23,9 +26,12 @@ def modules_on_workers(cluster):
     import cloudpickle
     import nn_modules
 
-    cloudpickle.register_pickle_by_value(nn_modules)
+    here = (nn_modules, sys.modules[__name__])
+    for module in here:
+        cloudpickle.register_pickle_by_value(module)
     yield
-    cloudpickle.unregister_pickle_by_value(nn_modules)
+    for module in here:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 def train(client, n_chunks=N_RANKS, optimizer="SGD", **more):
@@ -78,9 +84,40 @@ def test_one_process_and_several_ranks_come_to_the_same(client, n_chunks):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
+def normalised():
+    layers = [torch.nn.Linear(20, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(8, 4))
+
+
+def test_a_small_chunk_beside_a_large_one_is_learnt_from(client):
+    """Of its 10 rows, 13 steps would get one or none; BatchNorm needs two."""
+    rows, labels = make_rows(210)
+    given = (
+        da.from_array(rows, chunks=((200, 10), 20)),
+        da.from_array(labels, chunks=((200, 10),)),
+    )
+    fits = []
+    for where in (None, client):
+        model = NeuralNetClassifier(
+            normalised, batch_size=16, max_epochs=3, optimizer="SGD", lr=0.05, random_state=0
+        )
+        if where is None:
+            model.set_params(scheduler="local", n_jobs=1)
+        model.client = where
+        fits.append(model.fit(*given).weights_)
+    assert_same(fits[1], fits[0], 1e-5)
+
+
 @pytest.mark.parametrize("more", [{"overlap": False}, {"sufficient_factors": "auto"}], ids=str)
 def test_how_gradients_travel_changes_nothing(client, more):
     assert_same(train(client, **more).weights_, train(client).weights_, 1e-6)
+
+
+def test_history_says_how_a_layer_was_sent_that_gets_too_many_rows(client):
+    layers = [record["layers"] for record in train(client, 2 * 4).history_]
+    assert {told["sent"] for layer in layers for told in layer.values()} == {"gradient"}
+    assert layers[0]["body.2.weight"]["bytes_saved"] <= 0
+    assert layers[-1]["body.2.weight"]["bytes_saved"] == 0
 
 
 def test_ranks_of_one_host_send_gradients_past_the_event_loops(client):

@@ -2,96 +2,17 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
 from nn_modules import Perceptron, make_rows
+from nn_ranks import Ranks, assert_all_the_same, recipe, train
 
-from dask_petuum.data import Partition
+from dask_petuum.nn.clip import clip_gradients
 from dask_petuum.nn.exchange import GradientExchange
-from dask_petuum.nn.loss_scale import PATIENCE as STEPS_TO_GROW
-from dask_petuum.nn.loss_scale import LossScale
-from dask_petuum.nn.plan import Plan
-from dask_petuum.nn.recipe import Recipe
+from dask_petuum.nn.replica import Replica
 from dask_petuum.nn.trainer import Settings, Trainer
 from dask_petuum.nn.units import plan_units
-from dask_petuum.runtime.mailbox import Mailbox
-
-#: Longest wait of a test, seconds.
-PATIENCE = 60
-
-
-class Ranks:
-    """Ranks of one process: each has a real mailbox, messages are put into it at once."""
-
-    def __init__(self, n_ranks, near=False):
-        self.near = near
-        self.boxes = [Mailbox() for _ in range(n_ranks)]
-        self.n_bytes = [0] * n_ranks
-        #: Loss on the rows held out, of each clock, by rank.
-        self.losses = [[] for _ in range(n_ranks)]
-
-    def mesh(self, rank):
-        return _Mesh(self, rank)
-
-
-class _Mesh:
-    def __init__(self, ranks, rank):
-        self._ranks, self.rank, self.n_ranks = ranks, rank, len(ranks.boxes)
-        self.is_near = ranks.near
-
-    def send(self, ranks, block, stamp, arrays):
-        for rank in ranks:
-            self._ranks.n_bytes[self.rank] += sum(v.nbytes for v in arrays.values())
-            copies = {name: values.copy() for name, values in arrays.items()}
-            self._ranks.boxes[rank].put(block, stamp, copies)
-
-    def take(self, rank, block, stamp):
-        return self._ranks.boxes[self.rank].take(block, stamp)
-
-
-def recipe(module, optimizer="SGD", lr=0.05, **arguments):
-    return Recipe(module, "CrossEntropyLoss", optimizer, lr, arguments=arguments, n_inputs=20)
-
-
-def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, near=False, **plan):
-    """Train on ``n_parts`` partitions; the trainers, and the metrics of each clock."""
-    rows, labels = make_rows(320) if data is None else data
-    n = len(rows) // n_parts
-    planned = Plan((n,) * n_parts, plan.pop("batch_size", 16), plan.pop("epochs", 2), 0, **plan)
-    ranks = Ranks(n_ranks, near)
-    # made one by one: ranks that are threads share torch's random state
-    made = [
-        Trainer(built, planned, settings or Settings(), None, ranks.mesh(rank), 1)
-        for rank in range(n_ranks)
-    ]
-
-    def run(rank):
-        trainer = made[rank]
-        for index in range(n_parts):
-            if index * n_ranks // n_parts == rank:
-                part = slice(index * n, (index + 1) * n)
-                given = Partition(rows[part], labels[part], None, index, index * n)
-                trainer.partitions.append((given, labels[part].astype(np.int64)))
-        for clock in range(planned.n_clocks if clocks is None else clocks):
-            ranks.losses[rank].append(trainer.train(clock)["valid_loss"])
-        return trainer
-
-    try:
-        with ThreadPoolExecutor(n_ranks) as pool:
-            trainers = [pool.submit(run, rank) for rank in range(n_ranks)]
-            return [each.result(PATIENCE) for each in trainers], ranks
-    finally:
-        for box in ranks.boxes:
-            box.interrupt(TimeoutError("the test is over"))
-
-
-def assert_all_the_same(trainers, expected, tolerance=1e-5):
-    for trainer in trainers:
-        for name, values in expected.weights().items():
-            np.testing.assert_allclose(trainer.weights()[name], values, atol=tolerance)
 
 
 class Frozen(Perceptron):
@@ -127,6 +48,48 @@ class Raw(torch.nn.Module):
         return self.head(torch.tanh(rows @ self.inner.weight + self.inner.bias))
 
 
+class TiedWide(torch.nn.Module):
+    """An autoencoder's layer, cheap as factors: called, and then used by name, transposed."""
+
+    def __init__(self):
+        super().__init__()
+        self.start, self.inner = torch.nn.Linear(20, 64), torch.nn.Linear(64, 64)
+        self.head = torch.nn.Linear(64, 4)
+
+    def forward(self, rows):
+        code = torch.tanh(self.inner(torch.tanh(self.start(rows))))
+        return self.head(torch.nn.functional.linear(code, self.inner.weight.t()))
+
+
+class RawWide(TiedWide):
+    """Its wide layer is never called."""
+
+    def forward(self, rows):
+        return self.head(torch.tanh(torch.tanh(self.start(rows)) @ self.inner.weight))
+
+
+class SometimesTied(TiedWide):
+    """Its wide layer's weight is used by name for some batches only."""
+
+    def forward(self, rows):
+        if rows.sum() > 0:
+            return super().forward(rows)
+        return self.head(torch.tanh(self.inner(torch.tanh(self.start(rows)))))
+
+
+class WordsByName(torch.nn.Module):
+    """The table of a sparse embedding, looked up and used as a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(40, 16, sparse=True)
+        self.head = torch.nn.Linear(40, 4)
+
+    def forward(self, rows):
+        looked_up = self.table(2 * torch.arange(20) + (rows > 0)).sum(1)
+        return self.head(torch.tanh(looked_up @ self.table.weight.t()))
+
+
 class Skipping(torch.nn.Module):
     """Uses one of two layers, by the rows; a third one never."""
 
@@ -156,7 +119,9 @@ class Words(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("n_ranks", "near"), [(2, False), (2, True), (3, False), (4, True)])
-@pytest.mark.parametrize("module", [Perceptron, Frozen, Tied, Raw, Skipping, Words])
+@pytest.mark.parametrize(
+    "module", [Perceptron, Frozen, Tied, Raw, Skipping, Words, WordsByName, TiedWide, RawWide]
+)
 def test_ranks_have_the_weights_of_one(module, n_ranks, near):
     built = recipe(module)
     (alone,), _ = train(built, 1, n_parts=4)
@@ -164,6 +129,49 @@ def test_ranks_have_the_weights_of_one(module, n_ranks, near):
     assert_all_the_same(together, alone)
     bits = [trainer.vector.numpy().tobytes() for trainer in together]
     assert len(set(bits)) == 1, "replicas have the same bits"
+
+
+@pytest.mark.parametrize("module", [TiedWide, RawWide, SometimesTied])
+@pytest.mark.parametrize("n_ranks", [2, 3])
+@pytest.mark.parametrize("near", [True, False])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_factors_have_what_uses_of_the_weight_by_name_gave(module, n_ranks, near, overlap):
+    built, settings = recipe(module), {"n_parts": n_ranks, "epochs": 1}
+    (alone,), _ = train(built, 1, **settings)
+    how = Settings(factors=True, overlap=overlap)
+    together, _ = train(built, n_ranks, near=near, settings=how, **settings)
+    assert [u.kind for u in together[0].replica.units if u.names == ["inner.weight"]] == ["factors"]
+    assert_all_the_same(together, alone, 1e-6)
+    assert_all_the_same(together, together[0], 0)
+
+
+class Sequences(torch.nn.Module):
+    """Twenty rows for its wide layer of each row that it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.start, self.inner = torch.nn.Linear(1, 64), torch.nn.Linear(64, 64)
+        self.head = torch.nn.Linear(64, 4)
+
+    def forward(self, rows):
+        return self.head(torch.tanh(self.inner(torch.tanh(self.start(rows[..., None])))).mean(1))
+
+
+@pytest.mark.parametrize(("n_ranks", "n_parts"), [(2, 2), (4, 4), (2, 8), (4, 8)])
+def test_factors_of_more_rows_than_planned_cost_no_more_than_gradients(n_ranks, n_parts):
+    """Because of sequences, or of several partitions on a rank."""
+    built = recipe(Sequences if n_parts == n_ranks else Perceptron)
+    how = {"n_parts": n_parts, "batch_size": 10, "epochs": 4}
+    apart, full = train(built, n_ranks, settings=Settings(factors=False), **how)
+    together, ours = train(built, n_ranks, settings=Settings(factors=True), **how)
+    assert "factors" in {unit.kind for unit in together[0].replica.units}
+    assert_all_the_same(together, apart[0], 1e-6)
+    assert_all_the_same(together, together[0], 0)
+    # one step with each weight to all, and sums that show that products are the same
+    once, sums = (n_ranks - 1) * 64 * 64 * 4, 4 * 1000
+    assert max(ours.n_bytes) <= max(full.n_bytes) + once + sums
+    first = together[0].replica.exchange.saved
+    assert max(first.values()) <= 0
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3])
@@ -175,12 +183,38 @@ def test_a_rank_without_rows_in_a_step_holds_nobody_up(n_ranks):
     assert_all_the_same(together, alone)
 
 
-def test_factors_are_the_same_gradient_for_fewer_bytes():
-    built = recipe(Perceptron)
-    apart, full = train(built, 2, settings=Settings(factors=False))
-    together, fewer = train(built, 2, settings=Settings(factors=True))
-    assert_all_the_same(together, apart[0], 1e-6)
-    assert sum(fewer.n_bytes) < 0.75 * sum(full.n_bytes)
+def test_factors_are_the_same_gradient_for_fewer_bytes(monkeypatch):
+    """Each gradient that is applied in the first step, before weights can differ."""
+    seen = []
+    apply = Replica._apply
+
+    def noted(self, number):
+        unit = self.units[number]
+        grads = [None if p.grad is None else p.grad.clone() for p in unit.parameters]
+        seen.append((id(self), dict(zip(unit.names, grads, strict=True))))
+        apply(self, number)
+
+    monkeypatch.setattr(Replica, "_apply", noted)
+    gradients, sent = [], []
+    for factors in (False, True):
+        seen.clear()
+        settings = Settings(factors=factors)
+        trainers, ranks = train(recipe(Perceptron), 2, settings=settings, clocks=1)
+        kinds = {unit.kind for unit in trainers[0].replica.units}
+        assert ("factors" in kinds) == factors
+        first = {}
+        for owner, grads in seen:
+            if owner == id(trainers[0].replica):
+                first = grads | first
+        gradients.append(first)
+        sent.append(sum(ranks.n_bytes))
+    assert (
+        gradients[0].keys() == gradients[1].keys() == dict(Perceptron().named_parameters()).keys()
+    )
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().max() > 1e-3
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=1e-6)
+    assert sent[1] < 0.75 * sent[0]
 
 
 @pytest.mark.parametrize("wire", ["float16", "bfloat16"])
@@ -198,23 +232,39 @@ def test_narrow_numbers_lose_little_and_keep_replicas_the_same(wire, n_ranks):
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_local_steps_average_models(n_ranks):
     """H steps apart and the plain average: what one gets by hand."""
-    built = recipe(Perceptron, "AdamW", 0.01)
-    together, _ = train(built, n_ranks, n_parts=n_ranks, local_steps=4, epochs=1, clocks=1)
+    rows, labels = make_rows(64 * n_ranks)  # a clock is one pass: four steps, one meeting
+    built, how = recipe(Perceptron, "AdamW", 0.01), {"n_parts": n_ranks, "local_steps": 4}
+    together, _ = train(built, n_ranks, (rows, labels), epochs=1, **how)
+    assert together[0]._plan.n_steps == 4
     assert_all_the_same(together, together[0], 0)
-    plain, _ = train(built, n_ranks, n_parts=n_ranks, local_steps=4, stale=True, clocks=1)
+    plain, _ = train(built, n_ranks, (rows, labels), stale=True, clocks=1, **how)
+    assert (plain[0].vector - plain[1].vector).abs().max() > 0.01
     mean = sum(trainer.vector * trainer.share for trainer in plain)
-    steps = together[0]._plan.steps(0)
-    if len(steps) == 4:
-        np.testing.assert_allclose(together[0].vector, mean, atol=1e-6)
+    np.testing.assert_allclose(together[0].vector, mean, atol=1e-6)
 
 
-def test_an_outer_step_is_nesterov_s():
-    settings = Settings(outer_rate=0.7, outer_momentum=0.9)
-    built = recipe(Perceptron)
-    (fast,), _ = train(built, 1, n_parts=1, local_steps=20, epochs=1, settings=settings)
-    (plain,), _ = train(built, 1, n_parts=1, local_steps=20, epochs=1)
-    start = Trainer(built, plain._plan, Settings(), None, Ranks(1).mesh(0), 1).vector
-    np.testing.assert_allclose(fast.vector, start + 0.7 * 1.9 * (plain.vector - start), atol=1e-5)
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_outer_steps_are_nesterov_s(n_ranks):
+    """Over several meetings, by hand: each rank's steps from where the last meeting left it."""
+    built, rate, momentum = recipe(Perceptron), 0.7, 0.9
+    how = {"n_parts": n_ranks, "local_steps": 5, "epochs": 2}
+    settings = Settings(outer_rate=rate, outer_momentum=momentum)
+    fast, _ = train(built, n_ranks, settings=settings, **how)
+    # clocks of H steps, after which nobody meets
+    apart, _ = train(built, n_ranks, stale=True, clocks=0, **how)
+    n_meetings = apart[0]._plan.n_steps // 5
+    assert n_meetings >= 4
+    start = apart[0].vector
+    velocity = torch.zeros_like(start)
+    for clock in range(n_meetings):
+        change = torch.zeros_like(start)
+        for trainer in apart:
+            trainer.train(clock, start.numpy())
+            change += (trainer.vector - start) * trainer.share
+        velocity = momentum * velocity + change
+        start = start + rate * (momentum * velocity + change)
+    for trainer in fast:
+        np.testing.assert_allclose(trainer.vector, start, atol=1e-5)
 
 
 def test_running_means_of_batchnorm_are_averaged():
@@ -252,6 +302,73 @@ def test_the_loss_of_rows_held_out_does_not_depend_on_the_spread(n_ranks):
     assert_all_the_same(together, together[0], 0)
     np.testing.assert_allclose(np.sum(several.losses, axis=0), one.losses[0], rtol=1e-5)
     assert together[0].weights()["scale"].tobytes() == np.array([1 / 3, np.inf], "f4").tobytes()
+
+
+class DenseWords(Words):
+    """The same numbers with a dense gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.table.sparse = False
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_sparse_gradients_are_clipped_as_dense_ones(n_ranks):
+    settings = {"settings": Settings(clip=0.05), "n_parts": n_ranks, "epochs": 1}
+    sparse, _ = train(recipe(Words), n_ranks, **settings)
+    dense, _ = train(recipe(DenseWords), n_ranks, **settings)
+    assert_all_the_same(sparse, dense[0], 1e-5)
+    free, _ = train(recipe(Words), n_ranks, **(settings | {"settings": Settings()}))
+    moved = [
+        np.abs(t.weights()["table.weight"] - free[0].weights()["table.weight"]) for t in sparse
+    ]
+    assert np.max(moved) > 1e-3
+
+
+@pytest.mark.parametrize("largest", [0.5, 1e6])
+def test_clipping_is_that_of_torch(largest):
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(n)) for n in (3, 5, 7)] for _ in range(2))
+    for one, other in zip(ours[:2], theirs[:2], strict=True):  # the last one has no gradient
+        one.grad = torch.randn(one.shape)
+        other.grad = one.grad.clone()
+    clip_gradients(ours, largest)
+    torch.nn.utils.clip_grad_norm_(theirs, largest)
+    for one, other in zip(ours[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert ours[2].grad is None
+
+
+class Masked(torch.nn.Module):
+    """A constant mask, as of attention, and running means."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm = torch.nn.Linear(20, 4), torch.nn.BatchNorm1d(4)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, rows):
+        return self.norm(self.inner(rows)) + torch.softmax(self.mask, 0)[1]
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+def test_an_infinite_buffer_stays_what_it_is_where_ranks_step_apart(n_ranks):
+    together, _ = train(recipe(Masked), n_ranks, n_parts=n_ranks, local_steps=4)
+    for trainer in together:
+        weights = trainer.weights()
+        np.testing.assert_array_equal(weights["mask"], [0, -np.inf])
+        assert all(np.isfinite(v).all() for name, v in weights.items() if name != "mask")
+
+
+@pytest.mark.parametrize("wire", ["float16", "bfloat16"])
+def test_buffers_of_ranks_that_step_apart_are_not_rounded(wire):
+    """With a step size of 0, they are all that moves: the same as on an exact wire."""
+    settings = {"n_parts": 2, "local_steps": 4, "epochs": 1}
+    built = recipe(Masked, lr=0.0)
+    exact, _ = train(built, 2, **settings)
+    narrow, _ = train(built, 2, settings=Settings(wire=wire), **settings)
+    assert np.abs(exact[0].weights()["norm.running_mean"]).max() > 0
+    assert_all_the_same(narrow, exact[0], 0)
 
 
 def test_a_bias_travels_with_its_weight_where_messages_cost():
@@ -292,26 +409,3 @@ def test_products_that_differ_between_processors_are_put_right(monkeypatch):
     together, _ = train(built, 2)
     assert_all_the_same(together, together[0], 0)
     assert_all_the_same(together, plain[0])
-
-
-@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
-@pytest.mark.parametrize("factors", [True, False])
-def test_ranks_in_mixed_precision_stay_the_same(autocast, factors):
-    built = recipe(Perceptron)
-    (alone,), _ = train(built, 1, settings=Settings(autocast=autocast))
-    settings = Settings(autocast=autocast, factors=factors)
-    together, _ = train(built, 2, settings=settings)
-    assert_all_the_same(together, together[0], 0)
-    assert_all_the_same(together, alone, 0.02)
-
-
-def test_a_step_that_is_not_finite_is_left_out_and_the_scale_halved():
-    scaling = LossScale()
-    first = scaling.scale
-    assert not scaling.unscale([torch.ones(3), torch.tensor([1.0, torch.inf])])
-    assert scaling.scale == first / 2
-    gradient = torch.full((3,), scaling.scale)
-    for _ in range(STEPS_TO_GROW):
-        assert scaling.unscale([gradient.fill_(scaling.scale)])
-    np.testing.assert_array_equal(gradient, 1)
-    assert scaling.scale == first

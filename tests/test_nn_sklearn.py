@@ -23,6 +23,7 @@ from test_kmeans_interrupts import StopAfter
 from test_resume import interrupt
 
 from dask_petuum.nn import NeuralNetClassifier, NeuralNetRegressor
+from dask_petuum.nn.weights_file import read_weights
 
 #: Random batches, as in SoftmaxRegression: repeated rows fall into other batches.
 BATCHES = "sample_weight is not equivalent to repeating rows: other random batches"
@@ -146,6 +147,30 @@ def test_a_schedule_goes_on_over_partial_fits():
     first = model.weights_["0.weight"]
     np.testing.assert_array_equal(model.partial_fit(rows, labels).weights_["0.weight"], first)
     assert [record["clock"] for record in model.history_] == [1, 2]
+    assert model.n_iter_ == 2
+
+
+@pytest.mark.parametrize("estimator", [NeuralNetClassifier, NeuralNetRegressor])
+def test_a_partial_fit_goes_on_after_the_passes_of_a_fit(estimator):
+    """With SGD, which remembers nothing, it is the next pass: its step size and order of rows."""
+    rows, labels = load_iris(return_X_y=True)
+    decay = {"lr_scheduler": "StepLR", "lr_scheduler__step_size": 2, "lr_scheduler__gamma": 0.1}
+    settings = {**QUICK, **decay, "optimizer": "SGD", "random_state": 0}
+    whole = estimator(**{**settings, "max_epochs": 4}).fit(rows, labels)
+    model = estimator(**{**settings, "max_epochs": 3}).fit(rows, labels)
+    model.partial_fit(rows, labels)
+    np.testing.assert_array_equal(model.weights_["0.weight"], whole.weights_["0.weight"])
+    assert model.n_iter_ == 4
+    assert [record["clock"] for record in model.history_] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("estimator", [NeuralNetClassifier, NeuralNetRegressor])
+def test_a_partial_fit_cannot_stop_early(estimator):
+    rows, labels = load_iris(return_X_y=True)
+    model = estimator(**QUICK, early_stopping=True)
+    with pytest.raises(ValueError, match="does not support early_stopping=True"):
+        model.partial_fit(rows, labels)
+    assert not hasattr(model, "weights_")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +182,12 @@ def test_a_schedule_goes_on_over_partial_fits():
         ({"lr_scheduler": "ReduceLROnPlateau"}, "cannot be ReduceLROnPlateau"),
         ({"module": torch.nn.Flatten}, "no parameter that could be trained"),
         ({"wire_dtype": "int8"}, "wire_dtype must be"),
+        ({"wire_dtype": "float16", "consistency": "ssp"}, 'needs consistency="bsp", got .ssp'),
+        ({"outer_lr": 0.7}, "outer_lr=0.7 needs .* local_steps > 1, got 'bsp' and 1"),
+        ({"outer_momentum": 0.9, "local_steps": 1}, "outer_momentum=0.9 needs"),
+        ({"outer_lr": 0.7, "local_steps": 4, "consistency": "asp"}, "there is no outer optimiser"),
+        ({"device": "gpu"}, "device must be one of torch"),
+        ({"device": "cuda:99"}, "this process sees"),
         ({"early_stopping": True, "validation_fraction": 0.0}, "early_stopping needs rows"),
     ],
     ids=str,
@@ -179,6 +210,33 @@ def test_a_model_with_a_class_is_loaded_with_it(tmp_path):
         NeuralNetClassifier.load(tmp_path / "model", module=narrower)
     with pytest.raises(TypeError, match="got 'modul'"):
         NeuralNetClassifier.load(tmp_path / "model", modul=Perceptron)
+
+
+def test_what_is_set_after_a_fit_changes_no_prediction(tmp_path):
+    rows, labels = load_iris(return_X_y=True)
+    model = fitted(module=as_logarithms, module__width=16, criterion="NLLLoss", max_epochs=1)
+    proba, layer = model.predict_proba(rows), model.transform(rows, layer="0")
+    model.set_params(module=None, module__width=7, criterion=None, hidden_layer_sizes=(9,))
+    np.testing.assert_array_equal(model.predict_proba(rows), proba)
+    np.testing.assert_array_equal(model.transform(rows, layer="0"), layer)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(rows), proba)
+    assert model.to_module()[0].out_features == 16
+    model.save(tmp_path / "model")
+    model.save_weights(tmp_path / "weights")
+    model.load_weights(tmp_path / "weights")
+    again = NeuralNetClassifier.load(tmp_path / "model", module=as_logarithms)
+    assert again.module__width == 16
+    np.testing.assert_array_equal(again.predict_proba(rows), proba)
+    model.set_params(module__width=7, module=as_logarithms, criterion="NLLLoss")
+    assert model.fit(rows, labels).to_module()[0].out_features == 7
+    with pytest.raises(ValueError, match="another module"):
+        model.set_params(module__width=8).partial_fit(rows, labels)
+    assert model.to_module()[0].out_features == 7
+
+
+def as_logarithms(width):
+    layers = [torch.nn.Linear(4, width), torch.nn.ReLU(), torch.nn.Linear(width, 3)]
+    return torch.nn.Sequential(*layers, torch.nn.LogSoftmax(dim=1))
 
 
 def narrower(width):
@@ -230,6 +288,29 @@ def test_the_best_weights_are_kept_where_ranks_may_be_stale(more):
         np.testing.assert_allclose(model.weights_[name], values, atol=1e-5)
 
 
+@pytest.mark.parametrize("more", [{"consistency": "ssp"}, {"local_steps": 2}])
+def test_rows_held_out_are_looked_at_where_a_pass_ends(more):
+    """Nine steps a pass: clocks of one step, or of eight."""
+    model = fitted(batch_size=15, max_epochs=4, early_stopping=True, n_iter_no_change=100, **more)
+    looks = [record["clock"] for record in model.history_ if "valid_loss" in record]
+    assert looks == ([9, 18, 27, 36] if "consistency" in more else [2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(("n_steps", "n_passes"), [(1, 5), (5, 8), (10, 10)])
+def test_patience_counts_passes(n_steps, n_passes):
+    """Nothing gets better; a pass is two steps, and a clock may be several passes."""
+    model = fitted(
+        batch_size=75,
+        consistency="ssp",
+        local_steps=n_steps,
+        lr=1e-12,
+        early_stopping=True,
+        n_iter_no_change=4,
+        max_epochs=40,
+    )
+    assert model.n_iter_ == n_passes
+
+
 @pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
 def test_mixed_precision_learns_as_well(autocast):
     rows, labels = load_iris(return_X_y=True)
@@ -275,11 +356,74 @@ def test_the_example_of_the_docs_learns_digits():
     assert names["main"]() > 0.95
 
 
+def halves(n_outputs=1):
+    """A module in bfloat16."""
+    module = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, n_outputs)
+    ).to(torch.bfloat16)
+    module.register_forward_pre_hook(lambda part, given: (given[0].to(torch.bfloat16),))
+    module.register_forward_hook(lambda part, given, out: out.float())
+    return module
+
+
+def test_a_module_in_bfloat16_is_trained_and_its_weights_are_read(tmp_path):
+    rows, labels = load_iris(return_X_y=True)
+    model = fitted(module=halves, module__n_outputs=3, checkpoint=str(tmp_path / "kept"))
+    assert model.score(rows, labels) > 0.8
+    assert model.weights_["0.weight"].dtype == np.float32
+    module = model.to_module()
+    assert module[0].weight.dtype == torch.bfloat16
+    np.testing.assert_array_equal(module[0].weight.detach().float(), model.weights_["0.weight"])
+    body = module[0].bias.detach().view(torch.int16).numpy().tobytes()
+    text = f'{{"a": {{"dtype": "BF16", "shape": [2, 4], "data_offsets": [0, {len(body)}]}}}}'
+    (tmp_path / "w").write_bytes(len(text).to_bytes(8, "little") + text.encode() + body)
+    read = read_weights(tmp_path / "w")["a"]
+    np.testing.assert_array_equal(read, model.weights_["0.bias"].reshape(2, 4))
+
+
+def test_a_regressor_needs_one_output_a_row():
+    rows, labels = load_iris(return_X_y=True)
+    settings = {**QUICK, "random_state": 0, "max_epochs": 1}
+    with pytest.raises(ValueError, match=r"one output a row, it gives \(2,\)"):
+        NeuralNetRegressor(partial(torch.nn.Linear, 4, 2), **settings).fit(rows[:2], labels[:2])
+    NeuralNetRegressor(partial(torch.nn.Linear, 4, 1), **settings).fit(rows, labels)
+
+
+def test_a_module_is_built_once_for_all_rows():
+    rows = load_iris(return_X_y=True)[0]
+    model = fitted(module=counted, max_epochs=0)
+    expected = model.predict_proba(rows)
+    before = len(BUILT)
+    many = np.tile(rows, (60, 1))  # 9,000: three pieces
+    np.testing.assert_allclose(model.predict_proba(many)[-150:], expected, atol=1e-6)
+    assert len(BUILT) == before + 1
+
+
+BUILT = []
+
+
+def counted():
+    BUILT.append(1)
+    return torch.nn.Linear(4, 3)
+
+
 def test_callbacks_hear_of_every_clock_and_may_stop():
     callback = StopAfter(3)
     model = NeuralNetClassifier(**QUICK).set_callbacks(callback)
     model.fit(*load_iris(return_X_y=True))
     assert model.n_iter_ == 3
+
+
+def test_an_infinite_buffer_goes_through_the_table_of_the_weights():
+    model = fitted(module=masked, consistency="ssp", max_epochs=2)
+    np.testing.assert_array_equal(model.weights_["1.mask"], [0, -np.inf, 0])
+    assert np.isfinite(model.weights_["0.weight"]).all()
+
+
+def masked():
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Identity())
+    module[1].register_buffer("mask", torch.tensor([0.0, -torch.inf, 0.0]))
+    return module
 
 
 def test_local_steps_of_one_rank_are_its_steps():

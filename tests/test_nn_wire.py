@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from dask_petuum.nn import kernels
 from dask_petuum.nn.wire import Wire
 
+NARROW = ["float16", "bfloat16"]
+
 
 def naive_leave_zeros_out(values, bits, out):
     kept = values[values != 0]
@@ -58,3 +60,32 @@ def test_zeros_are_not_sent_where_there_are_many(kind, share):
     assert n_bytes[1] <= n_bytes[0]
     assert ("b" in packed) == (share < 0.5)
     assert wire.unpack(packed).shape == values.shape
+
+
+def assert_nothing_is_lost(given, arrived, lost):
+    """The sums of what was given, and of what arrived with what is still to come."""
+    np.testing.assert_allclose(arrived + lost, given, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", NARROW)
+def test_what_rounding_took_arrives_later(kind):
+    rng = np.random.default_rng(0)
+    wire, given, arrived = Wire(kind), 0.0, 0.0
+    for _ in range(50):
+        values = torch.from_numpy(rng.normal(size=200).astype(np.float32))
+        given = given + values.double()
+        arrived = arrived + wire.unpack(wire.pack(values, "a")).double()
+    assert (given - arrived).abs().max() > 0
+    assert_nothing_is_lost(given, arrived, wire.lost["a"])
+
+
+@pytest.mark.parametrize("kind", NARROW)
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
+def test_what_was_lost_outlives_numbers_that_are_not_finite(kind, number):
+    wire = Wire(kind)
+    wire.pack(torch.full((5,), 1 / 3) + torch.arange(5), "a")
+    before = wire.lost["a"].clone()
+    assert before.abs().max() > 0
+    packed = wire.pack(torch.tensor([1.0, number, 2.0, 3.0, 4.0]), "a")
+    assert not torch.isfinite(wire.unpack(packed)).all()
+    np.testing.assert_array_equal(wire.lost["a"], before)

@@ -13,7 +13,12 @@ from typing import Any
 
 import torch
 
-__all__ = ["PartitionBuffers"]
+__all__ = ["PartitionBuffers", "difference"]
+
+
+def difference(value: Any, first: Any) -> Any:
+    """How far values have moved; 0 where they are the same: these may be infinite."""
+    return torch.where(value == first, 0, value - first)
 
 
 class PartitionBuffers:
@@ -66,8 +71,7 @@ class PartitionBuffers:
             total = torch.zeros_like(first)
             for partition, share in shares.items():
                 value = self._kept.get(partition, self._first)[place]
-                # not a difference where it is the same: it may be infinite
-                total += torch.where(value == first, 0, share * (value - first))
+                total += share * difference(value, first)
             out.append(total)
         return out
 

@@ -23,6 +23,8 @@ __all__ = ["GradientExchange"]
 
 #: What a rank sends that has nothing to send.
 NOTHING = {"n": np.zeros(1, np.int8)}
+#: What it sends besides where factors should not be sent any more.
+SUM_IT = {"w": np.zeros(1, np.int8)}
 
 
 class GradientExchange:
@@ -36,7 +38,8 @@ class GradientExchange:
         What travels together.
 
     The mutable state is the step's `stamp`, which units have left, and what this rank sent of
-    those that go to everybody (`_own`), with the products of its factors (`_products`).
+    those that go to everybody (`_own`), with the products of its factors (`_products`); and units
+    of factors that travel as gradients after all (`_whole`), the same ones in all ranks.
     """
 
     def __init__(self, mesh: Mesh, units: Sequence[Unit], wire: Wire) -> None:
@@ -48,6 +51,7 @@ class GradientExchange:
         self._own: dict[int, dict[str, Any]] = {}
         self._products: dict[int, Any] = {}
         self._left: set[int] = set()
+        self._whole: set[int] = set()
         self._direct_bytes = 0
         self.stamp = 0
         #: Bytes that factors have saved so far, by the name of their weight.
@@ -63,6 +67,10 @@ class GradientExchange:
         """Bytes that a step would send as whole float32 gradients."""
         return 4 * sum(gradient_numbers(unit.size, self._mesh.n_ranks) for unit in self._units)
 
+    def rescale(self, factor: float) -> None:
+        """From the next step on, gradients are ``factor`` times as large as so far."""
+        self._wire.rescale(factor)
+
     def begin(self) -> None:
         """Begin a step; all units of the last one have arrived."""
         self.stamp += 1
@@ -75,7 +83,9 @@ class GradientExchange:
             return
         self._left.add(number)
         unit = self._units[number]
-        if unit.kind == "gradient":
+        if self._is_summed(number):
+            if unit.factors:
+                unit.parameters[0].grad = _product_of_all(unit)
             vector, used = _packed(unit)
             self._sums[number].leave(vector, used, self.stamp)
             return
@@ -96,23 +106,27 @@ class GradientExchange:
         """
         for number in range(len(self._units)):
             self.leave(number)
-        for number, unit in enumerate(self._units):
-            if unit.kind == "gradient":
+        for number in range(len(self._units)):
+            if self._is_summed(number):
                 self._sums[number].reduce(self.stamp)
         for number, unit in enumerate(self._units):
-            if unit.kind == "factors" and "n" not in self._own[number]:
+            if unit.kind == "factors" and "n" not in self._own.get(number, NOTHING):
                 # while the others' factors are under way
                 self._products[number] = self._own_product(number)
 
     def arrive(self, number: int) -> None:
         """Wait for a unit; its parameters then have the sums of all ranks as their gradients."""
         unit = self._units[number]
-        if unit.kind == "gradient":
+        if self._is_summed(number):
             _unpack(unit, *self._sums[number].arrive(self.stamp))
             return
         parameter = unit.parameters[0]
         total = self._sum_of_factors(number) if unit.kind == "factors" else self._rows_of(number)
         parameter.grad = None if total is None else total.to(parameter.device, parameter.dtype)
+
+    def _is_summed(self, number: int) -> bool:
+        """Whether owners sum a unit's gradient; else what ranks send goes to all as it is."""
+        return self._units[number].kind == "gradient" or number in self._whole
 
     def _take(self, number: int, rank: int) -> dict[str, Any]:
         """What a rank sent of a unit; nothing, if it has no gradient of it."""
@@ -121,14 +135,20 @@ class GradientExchange:
         return {} if "n" in part else part
 
     def _sum_of_factors(self, number: int) -> Any:
-        """The sum of all ranks' products, in the order of ranks; None: there is none."""
+        """The sum of all ranks' products, in the order of ranks; None: there is none.
+
+        All ranks see the same parts: where one says so, owners sum the gradient from the next step
+        on.
+        """
         total = None
         for rank in range(self._mesh.n_ranks):
             if rank == self._mesh.rank:
-                product = self._products.pop(number, None)
+                part, product = self._own[number], self._products.pop(number, None)
             else:
                 part = self._take(number, rank)
                 product = self._product(part) if part else None
+            if "w" in part:
+                self._whole.add(number)
             if product is not None:
                 total = product if total is None else total.add_(product)
         return total
@@ -143,20 +163,26 @@ class GradientExchange:
         return _joined_rows(self._units[number].parameters[0], parts) if parts else None
 
     def _factors(self, unit: Unit) -> dict[str, Any]:
-        """Send factors, or their product where there are more rows than was thought."""
-        factors, unit.factors = unit.factors, []
-        if not factors:
+        """Send factors; the gradient, where that is less or the factors are not all.
+
+        What the weight's uses without a call of its layer gave is in its ``grad``. With more rows
+        than was thought when units were planned, owners' sums may be less than either: this rank
+        says so (``w``).
+        """
+        if not unit.factors and unit.parameters[0].grad is None:
             return NOTHING
+        n_rows, n_ranks = sum(len(pair[0]) for pair in unit.factors), self._mesh.n_ranks
+        cost = factor_numbers(n_rows, unit.parameters[0].shape, n_ranks)
+        if unit.parameters[0].grad is not None or cost >= (n_ranks - 1) * unit.size:
+            packed = self._wire.pack(_product_of_all(unit))  # once: no later one to add the loss to
+            return SUM_IT | {f"g{k}": v for k, v in packed.items()}
+        factors, unit.factors = unit.factors, []
         d = torch.cat([pair[0] for pair in factors]).cpu()
         a = torch.cat([pair[1] for pair in factors]).cpu()
-        shape = (d.shape[1], a.shape[1])
-        n_ranks = self._mesh.n_ranks
-        if factor_numbers(len(d), shape, n_ranks) >= (n_ranks - 1) * d.shape[1] * a.shape[1]:
-            return {f"g{k}": v for k, v in self._wire.pack(d.T @ a, unit.names[0]).items()}
         packed = {f"d{k}": v for k, v in self._wire.pack_sparse(d).items()}
         packed |= {f"a{k}": v for k, v in self._wire.pack_sparse(a).items()}
         unit.factors = [(d, a)] if self._wire.is_exact else []
-        return packed
+        return packed | (SUM_IT if cost > gradient_numbers(unit.size, n_ranks) else {})
 
     def _own_product(self, number: int) -> Any:
         """As the others make it of what was sent, which is here already if nothing was rounded."""
@@ -174,6 +200,23 @@ def _of(part: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name[1:]: values for name, values in part.items() if name[0] == prefix}
 
 
+def _dense(gradient: Any) -> Any:
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    return dense.detach().cpu().float()
+
+
+def _product_of_all(unit: Unit) -> Any:
+    """The gradient of a unit of factors, float32 on the CPU; takes it out of the unit."""
+    parameter, factors, unit.factors = unit.parameters[0], unit.factors, []
+    total = None if parameter.grad is None else _dense(parameter.grad)
+    parameter.grad = None
+    if factors:
+        d = torch.cat([pair[0] for pair in factors]).cpu()
+        product = d.T @ torch.cat([pair[1] for pair in factors]).cpu()
+        total = product if total is None else total + product
+    return total
+
+
 def _packed(unit: Unit) -> tuple[Any, Any]:
     """A bucket's gradients as one float32 vector, and which parameters have one.
 
@@ -185,8 +228,7 @@ def _packed(unit: Unit) -> tuple[Any, Any]:
             parts.append(torch.zeros(parameter.numel()))
         else:
             used[place] = 1
-            dense = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-            parts.append(dense.detach().reshape(-1).cpu().float())
+            parts.append(_dense(parameter.grad).reshape(-1))
     return parts[0] if len(parts) == 1 else torch.cat(parts), used
 
 
@@ -206,7 +248,8 @@ def _rows(unit: Unit) -> dict[str, Any]:
     grad = unit.parameters[0].grad
     if grad is None:
         return NOTHING
-    grad = grad.coalesce().cpu()
+    # dense, where the table is also used by name
+    grad = (grad if grad.is_sparse else grad.to_sparse(1)).coalesce().cpu()
     return {"i": grad.indices()[0].numpy(), "r": grad.values().numpy()}
 
 

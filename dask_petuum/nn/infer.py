@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,18 +23,17 @@ def trained_module(recipe: Recipe, weights: Mapping[str, NDArray[Any]]) -> Any:
 def outputs(
     recipe: Recipe,
     weights: Mapping[str, NDArray[Any]],
-    rows: NDArray[Any],
     layer: str | None = None,
     device: str = "cpu",
-) -> NDArray[Any]:
-    """Give what the module, or one of its layers, makes of float32 rows, as float32.
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Build the module once; give what it, or one of its layers, makes of float32 rows, as float32.
 
     A model that was trained on a GPU computes on the CPU where there is none.
 
     Raises
     ------
     ValueError
-        For a layer that there is not, or that the module does not call.
+        For a layer that there is not; when called, for one that the module does not call.
     """
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         device = "cpu"
@@ -45,13 +44,18 @@ def outputs(
         if layer not in parts:
             raise ValueError(f"layer must be one of {sorted(filter(None, parts))}, got {layer!r}")
         parts[layer].register_forward_hook(lambda part, given, out: seen.append(out))
-    with torch.no_grad():
-        # torch takes no array that may not be written to
-        given = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
-        out = module(given.to(device))
-    if layer is not None:
-        if not seen:
-            raise ValueError(f"the module does not call its layer {layer!r}")
-        out = seen[-1]
-    result: NDArray[Any] = out.float().cpu().numpy()
-    return result
+
+    def of(rows: NDArray[Any]) -> NDArray[Any]:
+        seen.clear()
+        with torch.no_grad():
+            # torch takes no array that may not be written to
+            given = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+            out = module(given.to(device))
+        if layer is not None:
+            if not seen:
+                raise ValueError(f"the module does not call its layer {layer!r}")
+            out = seen[-1]
+        result: NDArray[Any] = out.float().cpu().numpy()
+        return result
+
+    return of

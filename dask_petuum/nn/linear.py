@@ -1,4 +1,8 @@
-"""A Linear layer that leaves its weight's gradient as two factors, instead of multiplying them."""
+"""A Linear layer that leaves its weight's gradient as two factors, instead of multiplying them.
+
+Autograd sees no gradient of the weight from calls of the layer; other uses of the weight, by its
+name, still give one.
+"""
 
 from __future__ import annotations
 

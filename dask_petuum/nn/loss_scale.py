@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from dask_petuum.nn.clip import values_of
+
 __all__ = ["LossScale"]
 
 #: As in torch.amp: the first scale, and good steps after which it is doubled.
@@ -27,7 +29,7 @@ class LossScale:
 
     def unscale(self, gradients: Sequence[Any]) -> bool:
         """Undo the scale in place, and say whether the step may be made."""
-        finite = all(bool(torch.isfinite(_values(grad)).all()) for grad in gradients)
+        finite = all(bool(torch.isfinite(values_of(grad)).all()) for grad in gradients)
         if not finite:
             self.scale, self.n_good = self.scale / 2, 0
             return False
@@ -37,7 +39,3 @@ class LossScale:
         if self.n_good >= PATIENCE:
             self.scale, self.n_good = self.scale * 2, 0
         return True
-
-
-def _values(gradient: Any) -> Any:
-    return gradient.coalesce().values() if gradient.is_sparse else gradient

@@ -20,6 +20,10 @@ class Mesh(Protocol):
         """Ranks of the run."""
 
     @property
+    def position(self) -> int:
+        """Place of this rank among those of its host, from 0."""
+
+    @property
     def is_near(self) -> bool:
         """Whether all ranks are on one host and share memory; the same in each of them.
 

@@ -1,8 +1,9 @@
 """Which rows each step of a training visits, and which steps belong to a clock. Pure; no torch.
 
 Every partition goes through its rows in a new order in each pass, cut into as many batches as the
-largest partition needs. Orders and the seeds of a step's random numbers depend on (seed,
-partition, pass or step) only: never on ranks or on where a run was resumed.
+largest partition needs; into fewer, with steps that it gives no row to, where batches would be of a
+single row, of which BatchNorm can make nothing. Orders and the seeds of a step's random numbers
+depend on (seed, partition, pass or step) only: never on ranks or on where a run was resumed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Plan:
     sizes
         Rows of each partition.
     batch_size
-        Rows that a partition gives to a step at most.
+        Rows that a partition gives to a step at most; 3 in place of 2, if 1 would be left.
     max_epochs
         Passes over the rows.
     seed
@@ -60,7 +61,8 @@ class Plan:
     @property
     def steps_per_pass(self) -> int:
         """Steps in which every row is visited once."""
-        return -(-max(map(self.n_training, range(len(self.sizes)))) // self.batch_size)
+        n_rows = max(map(self.n_training, range(len(self.sizes))))
+        return self._n_batches(n_rows, -(-n_rows // self.batch_size))
 
     @property
     def n_steps(self) -> int:
@@ -101,8 +103,11 @@ class Plan:
 
     def ends_pass(self, clock: int) -> bool:
         """Whether a pass ends within a clock."""
-        steps = self.steps(clock)
-        return steps.stop // self.steps_per_pass > steps.start // self.steps_per_pass
+        return self.passes(clock) > self.steps(clock).start // self.steps_per_pass
+
+    def passes(self, clock: int) -> int:
+        """Whole passes that have been made at the end of a clock."""
+        return self.steps(clock).stop // self.steps_per_pass
 
     def share(self, partition: int) -> float:
         """A partition's share of the rows that are trained on."""
@@ -124,12 +129,10 @@ class Plan:
 
     def bounds(self, partition: int, step: int) -> tuple[int, int]:
         """First and last place (exclusive) in a pass's order that a step visits."""
-        n, count, place = (
-            self.n_training(partition),
-            self.steps_per_pass,
-            step % self.steps_per_pass,
-        )
-        return n * place // count, n * (place + 1) // count
+        n, n_steps = self.n_training(partition), self.steps_per_pass
+        n_batches, place = self._n_batches(n, n_steps), step % n_steps
+        low, high = (n * (i * n_batches // n_steps) // n_batches for i in (place, place + 1))
+        return low, high
 
     def n_rows(self, step: int) -> int:
         """Rows of a step over all partitions."""
@@ -153,6 +156,10 @@ class Plan:
         """Seed of the random numbers (dropout) of a step on a partition."""
         number = self.first_epoch * self.steps_per_pass + step
         return int(self._rng(STEP, partition, number).integers(2**63 - 1))
+
+    def _n_batches(self, n_rows: int, n_most: int) -> int:
+        """Batches of a partition in a pass: of two rows at least, unless one is asked for."""
+        return n_most if self.batch_size == 1 else max(1, min(n_most, n_rows // 2))
 
     def _split(self, partition: int) -> NDArray[np.int64]:
         rows = np.arange(self.sizes[partition])

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dask_petuum.nn.buffers import PartitionBuffers
+from dask_petuum.nn.clip import clip_gradients
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.linear import keep_factors
 from dask_petuum.nn.loss_scale import LossScale
@@ -68,8 +69,8 @@ class Replica:
     The mutable state is the module's and the optimisers', the units that are `_due` (their
     gradients are under way and not applied) and those that are `_raw` (not waited for layer by
     layer), the ids of parameters whose layers a forward pass has called (`_seen`), and within a
-    backward pass, whether gradients leave (`_leaves`) and how many parameters
-    of each unit are done (`_n_done`, of `_n_calls` where a layer is called several times).
+    backward pass, whether gradients leave (`_leaves`) and how many parameters of each unit are done
+    (`_n_done`).
     """
 
     def __init__(
@@ -102,7 +103,8 @@ class Replica:
         self._seen: set[int] = set()
         self._leaves = False
         self._n_done = [0] * len(self.units)
-        self._n_calls = [0] * len(self.units)
+        #: Nodes of autograd that hooks are on; they live as long as somebody has them.
+        self._nodes: list[Any] = []
         if self.exchange is not None:
             self._hook()
 
@@ -165,7 +167,7 @@ class Replica:
                 self.exchange.arrive(number)
         self._due.clear()
         if self._are_finite(due) and self._clip is not None and due:
-            torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self._clip)
+            clip_gradients([p for _, p in self.parameters], self._clip)
         for number in due:
             self._apply(number)
 
@@ -191,7 +193,11 @@ class Replica:
         if self.scaling is None or not due:
             return True
         gradients = [p.grad for _, p in self.parameters if p.grad is not None]
-        if self.scaling.unscale(gradients):
+        before = self.scaling.scale
+        is_finite = self.scaling.unscale(gradients)
+        if self.exchange is not None and self.scaling.scale != before:
+            self.exchange.rescale(self.scaling.scale / before)
+        if is_finite:
             return True
         for _, parameter in self.parameters:
             parameter.grad = None
@@ -213,7 +219,6 @@ class Replica:
                 self._settle_one(number)
             due = set(self._due)
             buffers = self.buffers.copy() if due else []
-            self._n_calls = [0] * len(self.units)
             self._seen.clear()
             torch.manual_seed(batch.seed)
             loss = self._losses(batch, self._autocast).sum()
@@ -248,8 +253,13 @@ class Replica:
         """Let gradients leave when they are made, and layers wait before they compute."""
         numbers = {id(p): n for n, unit in enumerate(self.units) for p in unit.parameters}
         for number, unit in enumerate(self.units):
-            if unit.kind != "factors":
-                for parameter in unit.parameters:
+            for parameter in unit.parameters:
+                if unit.kind == "factors":
+                    # it comes when all uses of the weight are done, also where no gradient is made
+                    node = parameter.view_as(parameter).grad_fn.next_functions[0][0]
+                    node.register_hook(partial(self._made, number))
+                    self._nodes.append(node)
+                else:
                     parameter.register_post_accumulate_grad_hook(partial(self._made, number))
         for part in self.module.modules():
             own = {
@@ -264,11 +274,10 @@ class Replica:
     def _called(self, numbers: Mapping[int, int], *_: Any) -> None:
         self._seen.update(numbers)
         for number in numbers.values():
-            self._n_calls[number] += 1
             if self._early:
                 self._settle_one(number)
 
-    def _made(self, number: int, _: Any) -> None:
+    def _made(self, number: int, *_: Any) -> None:
         if not self._leaves or self.exchange is None:
             return
         self._n_done[number] += 1
@@ -277,13 +286,16 @@ class Replica:
 
     def _record(self, number: int, d: Any, a: Any) -> None:
         self.units[number].factors.append((d.detach().clone(), a.detach()))
-        if not self._leaves or self.exchange is None:
-            return
-        self._n_done[number] += 1
-        if self._n_done[number] == self._n_calls[number]:
-            self.exchange.leave(number)
 
 
 def _shaped(out: Any, target: Any) -> Any:
-    """One output a row, as a vector where the targets are one."""
+    """One output a row, as a vector where the targets are one.
+
+    Raises
+    ------
+    ValueError
+        For several outputs a row where each has one target.
+    """
+    if target.ndim == 1 and target.is_floating_point() and out.numel() != len(target):
+        raise ValueError(f"module must give one output a row, it gives {tuple(out.shape[1:])}")
     return out[:, 0] if target.ndim == 1 and target.is_floating_point() and out.ndim == 2 else out

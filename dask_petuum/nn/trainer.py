@@ -18,13 +18,21 @@ import torch
 from scipy.sparse import issparse
 
 from dask_petuum.data import Partition
+from dask_petuum.nn.buffers import difference
+from dask_petuum.nn.devices import choose_device
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.outer import Outer, flatten, unflatten
 from dask_petuum.nn.plan import Plan
 from dask_petuum.nn.recipe import Recipe, load_weights, own_random_numbers
 from dask_petuum.nn.replica import Batch, Replica
-from dask_petuum.nn.state import load_replica, module_arrays, replica_arrays
+from dask_petuum.nn.state import (
+    load_lost,
+    load_replica,
+    lost_arrays,
+    module_arrays,
+    replica_arrays,
+)
 from dask_petuum.nn.units import plan_units
 from dask_petuum.nn.vector_sum import VectorSum
 from dask_petuum.nn.wire import Wire
@@ -45,8 +53,8 @@ class Settings:
 
     Parameters
     ----------
-    device
-        Where the module is.
+    device, chooses_device
+        Where the module is; whether a rank takes the GPU of its place on its host.
     factors
         Whether Linear layers may send sufficient factors; "auto": unless all ranks share memory.
     wire
@@ -64,6 +72,7 @@ class Settings:
     """
 
     device: str = "cpu"
+    chooses_device: bool = False
     factors: bool | str = "auto"
     wire: str = "float32"
     overlap: bool = True
@@ -111,7 +120,7 @@ class Trainer:
         self._exchanges = self._averages and mesh.n_ranks > 1
         self.replica = Replica(
             recipe,
-            settings.device,
+            _device(settings, mesh),
             lambda module: plan_units(
                 module,
                 mesh.n_ranks if self._exchanges else 1,
@@ -148,6 +157,10 @@ class Trainer:
         """Trained parameters and averaged buffers as one float32 tensor."""
         return flatten(self._all)
 
+    def change_since(self, start: Any) -> Any:
+        """What has moved from a vector, float32 too; 0 where nothing has."""
+        return difference(self.vector, torch.as_tensor(start))
+
     @property
     def share(self) -> float:
         """This rank's share of the rows that are trained on."""
@@ -168,8 +181,9 @@ class Trainer:
         before, saved = self._sent_bytes, self._saved()
         with _threads(self._n_threads):
             loss, weight = self._steps(self._plan.steps(clock))
-            valid = self._validate()
-        if self._plan.validation_fraction and self._plan.ends_pass(clock):
+            looks = self._plan.validation_fraction > 0 and self._plan.ends_pass(clock)
+            valid = self._validate() if looks else (0.0, 0.0)
+        if looks:
             self._kept[clock] = self.vector
         full = self._full_bytes(len(self._plan.steps(clock)))
         return {
@@ -200,12 +214,14 @@ class Trainer:
         """All that this rank remembers."""
         extra = {"outer": self._outer.velocity.numpy(), "start": self._start.numpy()}
         kept = {f"{KEPT}{clock}": vector.numpy() for clock, vector in self._kept.items()}
-        return replica_arrays(self.replica, self.wire) | extra | kept
+        lost = lost_arrays(self.replica, self.wire, self._mesh)
+        return replica_arrays(self.replica) | lost | extra | kept
 
     def load(self, arrays: Mapping[str, Any], clock: int) -> None:
         """Remember what :meth:`arrays` gave at the end of a clock."""
         first = self._plan.steps(clock).start
-        load_replica(self.replica, self.wire, arrays, self._passes_before(first))
+        load_replica(self.replica, arrays, self._passes_before(first))
+        load_lost(self.replica, self.wire, self._mesh, arrays)
         self._outer.velocity = torch.from_numpy(np.array(arrays["outer"]))
         self._start = torch.from_numpy(np.array(arrays["start"]))
         self._kept = {
@@ -304,9 +320,13 @@ class Trainer:
 
     def _meet(self) -> None:
         """Let the outer optimiser apply the mean of all ranks' changes since the last time."""
-        change = (self.vector - self._start) * self.share
+        change = self.change_since(self._start) * self.share
         if self._mesh.n_ranks > 1:
-            change = self._sum(self._whole, change)
+            n = len(self._outer.velocity)
+            parts = [self._sum(self._whole, change[:n])]
+            if n < len(change):
+                parts.append(self._sum(self._exact, change[n:]))
+            change = torch.cat(parts)
         self._start = self._outer.move(self._start, change)
         unflatten(self._start, self._all)
 
@@ -339,11 +359,17 @@ class Trainer:
         return vectors.arrive(self._stamp)[0]
 
 
+def _device(settings: Settings, mesh: Mesh) -> str:
+    if not settings.chooses_device:
+        return settings.device
+    return choose_device(settings.device, mesh.position, torch.cuda.device_count())
+
+
 def checksum(tensors: list[Any]) -> Any:
     """A checksum of tensors, in parts that float32 holds without rounding."""
     number = 0
     for tensor in tensors:
-        number = crc32(tensor.detach().cpu().contiguous().numpy(), number)
+        number = crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), number)
     return torch.tensor([number >> 16, number & 0xFFFF], dtype=torch.float32)
 
 

@@ -42,7 +42,8 @@ class Unit:
     names, parameters
         Which parameters, in the order in which they are packed.
     factors
-        (output gradients, activations) of this step so far, of a "factors" unit.
+        (output gradients, activations) of this step so far, of a "factors" unit; what uses of its
+        weight without a call of the layer gave is in the weight's ``grad``.
     """
 
     kind: str
@@ -76,7 +77,8 @@ def plan_units(
     Parameters
     ----------
     batch_size
-        Rows of a partition in a step, for the rule of sufficient factors.
+        Rows of a partition in a step, for the rule of sufficient factors. A rank may have several
+        partitions, and a layer several rows for each of theirs: that shows in the first step.
     use_factors
         Whether Linear layers may send them.
     is_near

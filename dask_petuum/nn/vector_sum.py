@@ -15,10 +15,12 @@ import torch
 from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.wire import Wire
 
-__all__ = ["BLOCKS_EACH", "VectorSum"]
+__all__ = ["BLOCKS_EACH", "OF_OWNER", "VectorSum"]
 
 #: Block numbers that one needs, by rank: there and back.
 BLOCKS_EACH = 2
+#: End of the name under which the wire remembers what it lost of an owner's sum.
+OF_OWNER = ".sum"
 
 
 class VectorSum:
@@ -68,7 +70,7 @@ class VectorSum:
         if self._is_direct:
             return
         total, used = self._added(self._own[self._mesh.rank], stamp)
-        self._sum = {**self._wire.pack(total, f"{self._name}.sum"), "u": used}
+        self._sum = {**self._wire.pack(total, self._name + OF_OWNER), "u": used}
         self._send(self._others, self._back + self._mesh.rank, stamp, self._sum)
 
     def arrive(self, stamp: int) -> tuple[Any, Any]:

@@ -1,7 +1,8 @@
 """Weights in the safetensors format: 8 bytes of length, a JSON header, the arrays' bytes.
 
 The format is Hugging Face's (github.com/huggingface/safetensors); nothing in it can run. Little
-endian, rows first, no gaps between arrays.
+endian, rows first, no gaps between arrays. numpy has no bfloat16 (``BF16``): such arrays are read
+as float32, which holds each of their numbers.
 """
 
 from __future__ import annotations
@@ -94,4 +95,7 @@ def _array(body: bytes, told: Mapping[str, Any]) -> NDArray[Any]:
     first, end = told["data_offsets"]
     if not 0 <= first <= end <= len(body):
         raise ValueError("an array reaches outside of it")
+    if told["dtype"] == "BF16":  # the upper half of a float32
+        upper = np.frombuffer(body[first:end], "<u2").astype("<u4")
+        return (upper << 16).view("<f4").reshape(told["shape"])
     return np.frombuffer(body[first:end], TYPES[told["dtype"]]).reshape(told["shape"]).copy()

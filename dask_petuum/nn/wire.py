@@ -2,7 +2,9 @@
 
 Error feedback: what rounding took from a vector is added to the next one of the same name, so that
 nothing is lost over time (Seide et al., "1-bit stochastic gradient descent", Interspeech 2014).
-float16 has few exponents: its numbers are divided by the largest one, which goes with them.
+float16 has few exponents: its numbers are divided by the largest one, which goes with them. What
+was lost stays as it is where a vector is not finite: no step is made with such a one. Factors have
+no such feedback: what rounding took from them is lost.
 
 Zeros need not be sent: behind a ReLU about half of the activations and of the gradients are. Then
 one bit says for each number whether it is zero, and only the others follow.
@@ -10,6 +12,7 @@ one bit says for each number whether it is zero, and only the others follow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,8 +51,14 @@ class Wire:
             values = values + self.lost[name]
         packed = self._narrow(values)
         if name is not None:
-            self.lost[name] = values - self.unpack(packed)
+            lost = values - self.unpack(packed)
+            if math.isfinite(float(lost.sum())):
+                self.lost[name] = lost
         return packed
+
+    def rescale(self, factor: float) -> None:
+        """Let what was lost be in the unit of the vectors to come, ``factor`` times as large."""
+        self.lost = {name: lost * factor for name, lost in self.lost.items()}
 
     def pack_sparse(self, values: Any) -> dict[str, Any]:
         """Turn a tensor into arrays to send, without its zeros where there are many."""

@@ -1,0 +1,88 @@
+"""Ranks of a training that are threads of this process, for the tests of `dask_petuum.nn`."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from nn_modules import make_rows
+
+from dask_petuum.data import Partition
+from dask_petuum.nn.plan import Plan
+from dask_petuum.nn.recipe import Recipe
+from dask_petuum.nn.trainer import Settings, Trainer
+from dask_petuum.runtime.mailbox import Mailbox
+
+#: Longest wait of a test, seconds.
+PATIENCE = 60
+
+
+class Ranks:
+    """Ranks of one process: each has a real mailbox, messages are put into it at once."""
+
+    def __init__(self, n_ranks, near=False):
+        self.near = near
+        self.boxes = [Mailbox() for _ in range(n_ranks)]
+        self.n_bytes = [0] * n_ranks
+        #: Loss on the rows held out, of each clock, by rank.
+        self.losses = [[] for _ in range(n_ranks)]
+
+    def mesh(self, rank):
+        return _Mesh(self, rank)
+
+
+class _Mesh:
+    def __init__(self, ranks, rank):
+        self._ranks, self.rank, self.n_ranks = ranks, rank, len(ranks.boxes)
+        self.is_near, self.position = ranks.near, rank
+
+    def send(self, ranks, block, stamp, arrays):
+        for rank in ranks:
+            self._ranks.n_bytes[self.rank] += sum(v.nbytes for v in arrays.values())
+            copies = {name: values.copy() for name, values in arrays.items()}
+            self._ranks.boxes[rank].put(block, stamp, copies)
+
+    def take(self, rank, block, stamp):
+        return self._ranks.boxes[self.rank].take(block, stamp)
+
+
+def recipe(module, optimizer="SGD", lr=0.05, **arguments):
+    return Recipe(module, "CrossEntropyLoss", optimizer, lr, arguments=arguments, n_inputs=20)
+
+
+def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, near=False, **plan):
+    """Train on ``n_parts`` partitions; the trainers, and the metrics of each clock."""
+    rows, labels = make_rows(320) if data is None else data
+    n = len(rows) // n_parts
+    planned = Plan((n,) * n_parts, plan.pop("batch_size", 16), plan.pop("epochs", 2), 0, **plan)
+    ranks = Ranks(n_ranks, near)
+    # made one by one: ranks that are threads share torch's random state
+    made = [
+        Trainer(built, planned, settings or Settings(), None, ranks.mesh(rank), 1)
+        for rank in range(n_ranks)
+    ]
+
+    def run(rank):
+        trainer = made[rank]
+        for index in range(n_parts):
+            if index * n_ranks // n_parts == rank:
+                part = slice(index * n, (index + 1) * n)
+                given = Partition(rows[part], labels[part], None, index, index * n)
+                trainer.partitions.append((given, labels[part].astype(np.int64)))
+        for clock in range(planned.n_clocks if clocks is None else clocks):
+            ranks.losses[rank].append(trainer.train(clock)["valid_loss"])
+        return trainer
+
+    try:
+        with ThreadPoolExecutor(n_ranks) as pool:
+            trainers = [pool.submit(run, rank) for rank in range(n_ranks)]
+            return [each.result(PATIENCE) for each in trainers], ranks
+    finally:
+        for box in ranks.boxes:
+            box.interrupt(TimeoutError("the test is over"))
+
+
+def assert_all_the_same(trainers, expected, tolerance=1e-5):
+    for trainer in trainers:
+        for name, values in expected.weights().items():
+            np.testing.assert_allclose(trainer.weights()[name], values, atol=tolerance)

@@ -112,7 +112,7 @@ def fit(crew, n_clocks, consistency="bsp", monitor=None):
     )
     with ClusterJob(crew.client, some_rows()) as job:
         result = job.run(program, options)
-    assert_marks(result)
+    assert_marks(result, program.lag)
     assert result.n_clocks == n_clocks
     return len(epochs), max(cuts)
 

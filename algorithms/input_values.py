@@ -60,7 +60,7 @@ def check_finite(X: Any, name: str = "X", *, chunk: bool = False) -> None:
     )
 
 
-def check_labels(y: NDArray[Any], *, chunk: bool = False) -> None:
+def check_labels(y: NDArray[Any], name: str = "y", *, chunk: bool = False) -> None:
     """Refuse labels that are missing, are no classes or cannot be ordered.
 
     Raises
@@ -72,14 +72,16 @@ def check_labels(y: NDArray[Any], *, chunk: bool = False) -> None:
     """
     if y.dtype.kind == "M":  # any dates are classes; scikit-learn does not know them
         return
-    check_finite(y, "y", chunk=chunk)
+    check_finite(y, name, chunk=chunk)
     try:
         with np.errstate(invalid="ignore"):  # whole numbers beyond int64
             np.unique(y)
             check_classification_targets(y)
     except TypeError as error:
         kinds = sorted({type(label).__name__ for label in y.tolist()})
-        raise TypeError(f"y has labels that cannot be ordered, of types {kinds}: {error}") from None
+        raise TypeError(
+            f"{name} has labels that cannot be ordered, of types {kinds}: {error}"
+        ) from None
 
 
 def check_width(estimator: Any, n_features: int) -> None:

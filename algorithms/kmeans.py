@@ -28,6 +28,7 @@ from sklearn.utils.validation import _check_sample_weight
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.lazy import map_rows
 from dask_petuum.store.consistency import Consistency, Staleness
+from dask_petuum.unchanged import unchanged_by_errors
 
 from .inputs import (
     Checked,
@@ -172,6 +173,7 @@ class KMeans(
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
+    @unchanged_by_errors
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, resume: str | None = None
@@ -201,6 +203,7 @@ class KMeans(
             self._raise_interrupt(fit.n_clocks)
         return self
 
+    @unchanged_by_errors
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take in further rows as one mini-batch: each centre becomes the mean of all its rows.
 

@@ -23,6 +23,7 @@ from sklearn.callback import with_callbacks
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.runtime.where import find_client
+from dask_petuum.unchanged import unchanged_by_errors
 
 from .inputs import check_number
 from .lasso_fit import fit_here, path_here
@@ -148,6 +149,7 @@ class ElasticNet(
         tags.input_tags.sparse = True
         return tags
 
+    @unchanged_by_errors
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Learn the coefficients.

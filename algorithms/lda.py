@@ -28,6 +28,7 @@ from dask_petuum.data.kinds import dask_backed
 from dask_petuum.lazy import map_rows
 from dask_petuum.runtime.job import Job
 from dask_petuum.store.consistency import Staleness
+from dask_petuum.unchanged import unchanged_by_errors
 
 from .inputs import check_chunk_width, of_known_width
 from .lda_counts import check_counts, check_input, check_piece
@@ -202,6 +203,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
     def _n_features_out(self) -> int:
         return int(self.word_topic_counts_.shape[1])
 
+    @unchanged_by_errors
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, *, resume: str | None = None) -> Self:
         """Find the topics.
@@ -232,6 +234,7 @@ class LDA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, PetuumEstimator):  
             self._train(job, seed, Before(), self.max_iter, drop_seed=True)
         return self
 
+    @unchanged_by_errors
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Let new documents join the model: their topics are drawn, those of others stay.
 

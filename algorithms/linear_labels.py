@@ -16,7 +16,7 @@ from .input_values import check_labels
 from .inputs import check_rows, weights_in_memory
 from .softmax_program import encode
 
-__all__ = ["check_labelled", "class_counts", "class_weights", "learn_classes"]
+__all__ = ["check_labelled", "class_counts", "class_weights", "classes_to_come", "learn_classes"]
 
 
 def check_labelled(
@@ -55,6 +55,44 @@ def learn_classes(job: Job, name: str) -> NDArray[Any]:
             f"{name} needs samples of at least 2 classes in the data, but the data "
             f"contains only one class: {classes[0]!r}"
         )
+    return classes
+
+
+def classes_to_come(given: Any, known: NDArray[Any] | None) -> NDArray[Any]:
+    """All labels that will ever come, from a call of ``partial_fit``.
+
+    Parameters
+    ----------
+    given
+        What the call says, or None.
+    known : (n_classes,)
+        What the calls before said; None: this is the first.
+
+    Raises
+    ------
+    ValueError
+        Where neither says it, both say different things, or what is given is no list of two
+        different labels at least.
+    TypeError
+        Labels that cannot be ordered.
+    """
+    if given is None:
+        if known is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        return known
+    labels = np.asarray(given)
+    if labels.ndim != 1:
+        raise ValueError(f"classes must be a list of labels, got an array of shape {labels.shape}")
+    if labels.dtype.kind in "US" and not all(isinstance(label, str | bytes) for label in given):
+        labels = np.asarray(given, dtype=object)  # numpy has made text of numbers
+    check_labels(labels, "classes")
+    classes = np.unique(labels)
+    if known is not None and not np.array_equal(classes, known):
+        raise ValueError(
+            f"`classes={classes}` is not the same as on last call to partial_fit, was: {known}"
+        )
+    if len(classes) < 2:
+        raise ValueError(f"classes must be at least 2 different labels, got {classes.tolist()}")
     return classes
 
 

@@ -28,6 +28,7 @@ from dask_petuum.base import PetuumEstimator
 from dask_petuum.data.kinds import dask_backed
 from dask_petuum.runtime.job import Job, RunResult
 from dask_petuum.runtime.program import DataParallelProgram
+from dask_petuum.unchanged import unchanged_by_errors
 
 from .inputs import check_number, check_values, float_dtype
 from .linear_labels import check_labelled, class_counts, class_weights, learn_classes
@@ -151,6 +152,7 @@ class LinearSVC(LinearScoresMixin, ClassifierMixin, PetuumEstimator):  # type: i
         tags.input_tags.sparse = True
         return tags
 
+    @unchanged_by_errors
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
         """Learn the weights.

@@ -23,6 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.runtime.job import RunResult
+from dask_petuum.unchanged import unchanged_by_errors
 
 from .inputs import check_choice, check_number, float_dtype, open_rows
 from .linear_targets import LinearPredictionMixin, check_targets, check_values_and_targets
@@ -138,6 +139,7 @@ class LinearSVR(
         tags.input_tags.sparse = True
         return tags
 
+    @unchanged_by_errors
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
         """Learn the weights.

@@ -25,13 +25,14 @@ from dask_petuum.data.blocks import check_container
 from dask_petuum.data.kinds import dask_backed, is_dask_frame
 from dask_petuum.runtime.where import find_client
 from dask_petuum.store.consistency import Consistency, Staleness
+from dask_petuum.unchanged import unchanged_by_errors
 
 from .input_values import check_width
 from .inputs import check_number
 from .mf_extend import extend_model
 from .mf_fit import run_fit
 from .mf_model import Model, Predictions, best, predict_pairs
-from .mf_ratings import Columns, check_piece, columns_of, one_id, open_ratings, places
+from .mf_ratings import check_piece, columns_of, one_id, open_ratings, places, rated_pairs
 
 __all__ = ["MatrixFactorization"]
 
@@ -190,6 +191,7 @@ class MatrixFactorization(PetuumEstimator):
         tags.target_tags.required = False
         return tags
 
+    @unchanged_by_errors
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, *, resume: str | None = None) -> Self:
         """Learn the factors.
@@ -222,6 +224,7 @@ class MatrixFactorization(PetuumEstimator):
             self.n_features_in_ = n_items
         return self
 
+    @unchanged_by_errors
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Learn users and items that are new, in this process; old factors stay as they are.
 
@@ -278,15 +281,9 @@ class MatrixFactorization(PetuumEstimator):
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the root mean squared error of ratings as in ``fit``; computes a lazy X."""
         check_is_fitted(self, "user_factors_")
-        collection = dask_backed(X)
-        given: Any = X if collection is None else collection.compute()
-        if sp.issparse(given):
-            coo = sp.coo_array(check_container(given))
-            columns = Columns(coo.row, coo.col, coo.data)
-        else:
-            columns = columns_of(given, 3)
-        ratings = np.asarray(columns.ratings, dtype=np.float64)
-        error = predict_pairs(self._model(), (columns.users, columns.items)) - ratings
+        users, items, ratings = rated_pairs(X)
+        assert ratings is not None
+        error = predict_pairs(self._model(), (users, items)) - ratings.astype(np.float64)
         return -float(np.sqrt(np.mean(error**2)))
 
     def recommend(

@@ -326,4 +326,5 @@ def _blocked(rows: Floats, n_blocks: int) -> Floats:
 
 def _rows_of(blocked: Floats) -> Floats:
     """Undo `_blocked`."""
-    return np.ascontiguousarray(blocked.transpose(1, 0, 2)).reshape(blocked.shape[1], -1)
+    n_blocks, n_rows, lanes = blocked.shape  # no rows: reshape cannot guess their width
+    return np.ascontiguousarray(blocked.transpose(1, 0, 2)).reshape(n_rows, n_blocks * lanes)

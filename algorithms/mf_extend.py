@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dask_petuum.data.kinds import dask_backed
 
+from .input_values import check_width
 from .kernels.mf_ccd import update_rows
 from .kernels.mf_lanes import LANES
 from .kernels.mf_rows import pad_rows, sum_squares
@@ -57,6 +58,7 @@ def extend_model(estimator: MatrixFactorization, X: Any) -> None:
     matrix: Any = given.matrix
     if dask_backed(matrix) is not None:
         raise TypeError("partial_fit works in this process: pass X.compute(), or the new ratings")
+    check_width(estimator, max(matrix.shape))
     coo = sp.coo_array(matrix)
     numbers, ids = [], []
     for known, new, at, size in (

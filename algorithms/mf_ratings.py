@@ -25,6 +25,7 @@ __all__ = [
     "one_id",
     "open_ratings",
     "places",
+    "rated_pairs",
 ]
 
 _INT32_MAX = int(np.iinfo(np.int32).max)
@@ -70,7 +71,8 @@ def open_ratings(X: Any, *, lazy: bool = False) -> Ratings:
         return Ratings(_checked_matrix(X), None, None)
     collection = dask_backed(X)
     if collection is not None and not is_dask_frame(collection):
-        return Ratings(collection, None, None)
+        once = collection.map_blocks(_rated_once, meta=collection._meta, dtype=collection.dtype)
+        return Ratings(once, None, None)
     if collection is not None and lazy:
         from .mf_shuffle import shuffle_ratings
 
@@ -120,6 +122,26 @@ def columns_of(X: Any, n_columns: int) -> Columns:
     return Columns(parts[0], parts[1], ratings)
 
 
+def rated_pairs(X: Any) -> Columns:
+    """Take ratings of any accepted kind as three columns, float32; a lazy X is computed.
+
+    Raises
+    ------
+    ValueError
+        As for `open_ratings`; a pair of three columns may come twice.
+    """
+    collection = dask_backed(X)
+    given: Any = X if collection is None else collection.compute()
+    if sp.issparse(given):
+        coo = sp.coo_array(_checked_matrix(given))
+        columns = Columns(coo.row, coo.col, coo.data)
+    else:
+        columns = columns_of(given, 3)
+    if not len(columns.users):
+        raise ValueError("there is no rating to score: X holds none")
+    return columns
+
+
 def _has_rows(X: Any) -> bool:
     """Whether X is a list of rows alike: each column of it may have a type of its own."""
     if not isinstance(X, list) or not X or not all(isinstance(row, (tuple, list)) for row in X):
@@ -154,12 +176,20 @@ def _number_objects(ids: NDArray[Any], what: str) -> tuple[NDArray[Any], NDArray
         out = np.fromiter((numbers.setdefault(i, len(numbers)) for i in ids), np.int64, len(ids))
     except TypeError as error:
         raise TypeError(f"every {what} id must be hashable: {error}") from None
-    missing = [key for key in numbers if key is None or key != key]
+    missing = [key for key in numbers if _is_missing(key)]
     if missing:
         raise ValueError(f"X has a {what} id that is missing: {missing[0]!r}")
     found = np.empty(len(numbers), object)
     found[:] = list(numbers)
     return found, out
+
+
+def _is_missing(key: Any) -> bool:
+    """Whether an id is None, NaN or pandas' NA, which is neither equal to itself nor not."""
+    try:
+        return key is None or bool(key != key)
+    except TypeError:
+        return True
 
 
 def places(ids: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int64]:
@@ -193,12 +223,31 @@ def check_piece(X: Any, y: Any, sample_weight: Any) -> None:
 
 
 def _checked_matrix(X: Any) -> sp.csr_array[Any]:
-    """Return a matrix as CSR with float32 values; refuse what is not a rating."""
+    """Return a matrix as CSR with float32 values; refuse what is not a rating.
+
+    Raises
+    ------
+    ValueError
+        For no users or no items, values that are no finite numbers, pairs that come twice.
+    """
     X = check_container(X)
     if X.ndim != 2 or 0 in X.shape:
         raise ValueError(f"X must be 2-d with a user and an item at least, got shape {X.shape}")
     if X.dtype.kind not in "iufb":
         raise ValueError(f"the ratings must be real numbers, got {X.dtype}")
+    csr = _with_one_each(X)
+    values = _checked_ratings(csr.data)
+    return sp.csr_array((values, csr.indices, csr.indptr), shape=csr.shape)
+
+
+def _rated_once(block: Any) -> Any:
+    """Refuse pairs that come twice in a chunk of a lazy matrix, before they are added up."""
+    is_matrix = bool(sp.issparse(block)) and block.ndim == 2 and block.dtype.kind in "iufb"
+    return _with_one_each(check_container(block)) if is_matrix else block
+
+
+def _with_one_each(X: Any) -> sp.csr_array[Any]:
+    """Return a matrix as CSR with sorted indices; refuse pairs that come twice."""
     n_given = len(X.data) if X.format in ("csr", "csc", "coo") else X.nnz
     csr = sp.csr_array(X)
     if not csr.has_canonical_format:
@@ -209,11 +258,17 @@ def _checked_matrix(X: Any) -> sp.csr_array[Any]:
             f"X has {n_given - csr.nnz} ratings of a pair of user and item that has one already; "
             "keep one rating of each pair"
         )
-    values = _checked_ratings(csr.data)
-    return sp.csr_array((values, csr.indices, csr.indptr), shape=csr.shape)
+    return csr
 
 
 def _checked_ratings(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return ratings as float32.
+
+    Raises
+    ------
+    ValueError
+        For those that are no real numbers or not finite, naming the first.
+    """
     given = np.asarray(values)
     if given.dtype.kind in "cmM":
         raise ValueError(f"the ratings must be real numbers, got {given.dtype}")

@@ -16,9 +16,10 @@ from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
 from dask_petuum.data.kinds import dask_backed
+from dask_petuum.unchanged import unchanged_by_errors
 
 from .inputs import open_rows
-from .linear_labels import check_labelled, learn_classes
+from .linear_labels import check_labelled, classes_to_come, learn_classes
 from .neural_net_base import NeuralNet
 from .neural_net_fit import NeuralNetFit
 from .neural_net_outputs import best, probabilities
@@ -138,6 +139,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
     _criterion = "CrossEntropyLoss"
     classes_: NDArray[Any]
 
+    @unchanged_by_errors
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
         """Train the module.
@@ -171,6 +173,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         self._seen = self.n_iter_
         return self
 
+    @unchanged_by_errors
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Make one pass over further rows; the optimiser begins anew, its schedule goes on.
 
@@ -187,15 +190,7 @@ class NeuralNetClassifier(ClassifierMixin, NeuralNet):  # type: ignore[misc]
         self._check_parameters()
         self._check_partial()
         first = not hasattr(self, "weights_")
-        if first and classes is None:
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        if classes is not None:
-            classes = np.unique(classes)
-            if not first and not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    f"`classes={classes}` is not the same as on last call to partial_fit, "
-                    f"was: {self.classes_}"
-                )
+        classes = classes_to_come(classes, None if first else self.classes_)
         X, y, sample_weight = check_labelled(self, X, y, sample_weight, reset=first)
         if first:
             self._forget()

@@ -9,6 +9,8 @@ from sklearn.base import RegressorMixin
 from sklearn.callback import with_callbacks
 from sklearn.utils.validation import check_is_fitted
 
+from dask_petuum.unchanged import unchanged_by_errors
+
 from .inputs import open_rows
 from .linear_targets import LinearPredictionMixin, check_targets, check_values_and_targets
 from .neural_net_base import NeuralNet
@@ -131,6 +133,7 @@ class NeuralNetRegressor(
 
     _criterion = "MSELoss"
 
+    @unchanged_by_errors
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
         """Train the module.
@@ -160,6 +163,7 @@ class NeuralNetRegressor(
         self._seen = self.n_iter_
         return self
 
+    @unchanged_by_errors
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Make one pass over further rows; the optimiser begins anew, its schedule goes on.
 

@@ -21,9 +21,10 @@ from sklearn.callback import with_callbacks
 
 from dask_petuum.base import PetuumEstimator
 from dask_petuum.store.consistency import Consistency, Staleness
+from dask_petuum.unchanged import unchanged_by_errors
 
 from .inputs import check_choice, check_number, float_dtype, open_rows
-from .linear_labels import check_labelled
+from .linear_labels import check_labelled, classes_to_come
 from .linear_scores import ProbabilitiesMixin
 from .softmax_fit import SoftmaxFit
 
@@ -177,6 +178,7 @@ class SoftmaxRegression(
         tags.input_tags.sparse = True
         return tags
 
+    @unchanged_by_errors
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, resume: str | None = None) -> Self:
         """Learn the weights.
@@ -206,6 +208,7 @@ class SoftmaxRegression(
         self._seen = 0.0
         return self
 
+    @unchanged_by_errors
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Make one pass over further rows.
 
@@ -221,15 +224,7 @@ class SoftmaxRegression(
         """
         self._check_parameters()
         first = not hasattr(self, "coef_")
-        if first and classes is None:
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        if classes is not None:
-            classes = np.unique(classes)
-            if not first and not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    f"`classes={classes}` is not the same as on last call to partial_fit, "
-                    f"was: {self.classes_}"
-                )
+        classes = classes_to_come(classes, None if first else self.classes_)
         X, y, sample_weight = check_labelled(self, X, y, sample_weight, reset=first)
         if first:
             self._forget()

@@ -29,10 +29,12 @@ MAY_IMPORT = {
     "lazy": {"data"},
     "runtime": {"store", "checkpoint", "model_parallel", "transport", "data", "results"},
     "results": {"store"},
+    "unchanged": set(),
     "saving": {""},  # the version
     "base": {"runtime", "data", "results", "saving", "store"},
     "algorithms": {
         "base",
+        "unchanged",
         "results",
         "runtime",
         "store",

@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
+import datetime
 import socket
 import ssl
+from dataclasses import dataclass
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from distributed import Security
 from distributed.comm import connect
 
-__all__ = ["ask", "raw_reply"]
+__all__ = ["Authority", "ask", "raw_reply"]
 
 #: Longest wait for a peer that should not answer, seconds.
 TIMEOUT = 5
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Who signs certificates that last as long as a test wants."""
+
+    key: Any
+    certificate: x509.Certificate
+
+    @classmethod
+    def new(cls) -> Authority:
+        key = ec.generate_private_key(ec.SECP256R1())
+        return cls(key, _signed(key, key, "authority", 1, is_authority=True))
+
+    def security(self, days: int) -> Security:
+        """A certificate that is good for so many days from now; of those before now if negative."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        text = _pem(_signed(key, self.key, "peer", days))
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ).decode()
+        roles = ("client", "scheduler", "worker")
+        return Security(
+            tls_ca_file=_pem(self.certificate),
+            require_encryption=True,
+            **{f"tls_{role}_cert": text for role in roles},
+            **{f"tls_{role}_key": private for role in roles},
+        )
+
+
+def _signed(
+    key: Any, by: Any, name: str, days: int, *, is_authority: bool = False
+) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.UTC)
+    until = now + datetime.timedelta(days=days)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(now, until) - datetime.timedelta(days=1))
+        .not_valid_after(until)
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+    )
+    return builder.sign(by, hashes.SHA256())
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 async def ask(address: str, security: Security | None, message: Any) -> Any:

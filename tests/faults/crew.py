@@ -133,7 +133,6 @@ class Crew(Members):
 
     def join(self) -> None:
         """Let a worker begin; returns before it is there."""
-        self.n_faults += 1
         self._nannies.append(self.cluster.sync(self._begin))
 
     def wake(self) -> None:

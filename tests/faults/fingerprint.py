@@ -4,11 +4,13 @@
 adds in its clock c to row p of a table of integers and to no other, the number c + 1 to column c
 modulo 64. Increments of one partition arrive in the order of its clocks; so its row must always be
 that of some number of clocks, and each step checks it. Jepsen's counter, made sharper: nothing is
-searched for. `Secrets` moves bytes that can be recognised on a wire.
+searched for. What each step has read is kept in its state, for `history`. `Secrets` moves bytes
+that can be recognised on a wire.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 from dask_petuum.runtime.program import DataParallelProgram
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["SECRET", "Fingerprints", "Secrets", "marks_of"]
+__all__ = ["SECRET", "Fingerprints", "Secrets", "clocks_of", "marks_of"]
 
 #: Columns of the table of marks.
 WIDTH = 64
@@ -47,17 +49,22 @@ class Fingerprints(DataParallelProgram):
     metrics = ("n",)
     #: Clocks of each partition that a partition here has seen.
     seen: dict[int, Any] = field(default_factory=dict)
+    #: Of this epoch on this worker: each rank gets the program anew.
+    epoch: int = 0
 
     def tables(self) -> Sequence[TableSpec]:
         return [TableSpec("marks", (self.n_partitions, WIDTH), "int64")]
 
     def start(self, ctx: Any, partition: Any) -> dict[str, Any]:
         ctx.table("marks").view()
-        return {"n": np.zeros(1, dtype=np.int64)}
+        reads = np.zeros((0, 1 + self.n_partitions), dtype=np.int64)
+        return {"n": np.zeros(1, dtype=np.int64), "reads": reads}
 
     def step(self, ctx: Any, partition: Any, state: dict[str, Any]) -> Mapping[str, float]:
         clock, view = int(state["n"][0]), ctx.table("marks").view()
-        self._check(view.values, partition.index, clock)
+        found = self._check(view.values, partition.index, clock)
+        self.epoch = self.epoch or secrets.randbits(62)
+        state["reads"] = np.concatenate([state["reads"], [[self.epoch, *found]]])
         marks = np.zeros((1, WIDTH), dtype=np.int64)
         marks[0, clock % WIDTH] = clock + 1
         view.inc(marks, at=[partition.index])
@@ -65,10 +72,10 @@ class Fingerprints(DataParallelProgram):
         return {"n": 1.0}
 
     def finish(self, ctx: Any, partition: Any, state: dict[str, Any]) -> dict[str, Any]:
-        return {"n": state["n"]}
+        return {"n": state["n"], "reads": state["reads"]}
 
-    def _check(self, marks: Any, own: int, clock: int) -> None:
-        """What a read must hold; the error ends the run in this rank."""
+    def _check(self, marks: Any, own: int, clock: int) -> Any:
+        """What a read must hold; the error ends the run in this rank. Gives the clocks seen."""
         found = clocks_of(marks)
         wrong = (marks != marks_of(found)).any(axis=1)
         if wrong.any():
@@ -83,6 +90,7 @@ class Fingerprints(DataParallelProgram):
         if (found < before).any():
             raise AssertionError(f"clocks {before} were seen by {own}, now {found} in {clock}")
         self.seen[own] = found
+        return found
 
 
 class Secrets(DataParallelProgram):

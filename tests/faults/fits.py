@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import dask.array as da
 import numpy as np
 from crew import Crew
-from fingerprint import Fingerprints, marks_of
-from injector import Fault, Injector
+from fingerprint import Fingerprints, clocks_of, marks_of
+from history import check_history
+from injector import Fault, Injector, least_strikes
 
 from dask_petuum.data import Dataset, open_dataset
 from dask_petuum.runtime.checkpoints import Place
@@ -49,15 +50,21 @@ def fit_fingerprints(
     print(f"{consistency}: {schedule} -> {injector.done}, {result.n_clocks} clocks")
     assert len(injector.done) == len(schedule), "the fit ended before the schedule"
     assert len(injector.epochs) > 1
-    assert_marks(result)
+    assert injector.n_struck >= least_strikes(schedule)
+    assert_marks(result, program.lag)
     crew.assert_free()
 
 
-def assert_marks(result: RunResult) -> None:
-    """Each partition's marks are those of the clocks that it made, each once."""
+def assert_marks(result: RunResult, bound: int | None) -> None:
+    """Each partition's marks are those of the clocks that it made, each once; and the store's own
+    checker finds that every read was within the bound (None: there is none).
+    """
     counts = np.concatenate([output["n"] for output in result.outputs])
     np.testing.assert_array_equal(result.tables["marks"], marks_of(counts))
     clocks = [record["clock"] for record in result.history]
     assert clocks == list(range(1, len(clocks) + 1))
     assert counts.min() <= len(clocks) <= counts.max(), "ranks end apart in ASP only"
     assert all(record["n"] == N_PARTITIONS for record in result.history[: counts.min()])
+    reads = [output["reads"] for output in result.outputs]
+    assert [len(own) for own in reads] == counts.tolist()
+    assert check_history(reads, counts, clocks_of(result.tables["marks"]), bound) == []

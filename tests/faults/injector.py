@@ -14,10 +14,12 @@ from typing import Any
 from hypothesis import strategies as st
 from members import Members
 
-__all__ = ["Fault", "Injector", "schedules"]
+__all__ = ["Fault", "Injector", "least_strikes", "schedules"]
 
 #: The fewest and the most workers that a schedule leaves.
 FEWEST, MOST = 2, 4
+#: Workers that a fault takes at least; retire and vanish become join where few are left.
+STRIKES = {"kill": 1, "stop": 1, "pair": 2, "all": FEWEST}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ def schedules(kinds: Sequence[str], longest: int = 20) -> st.SearchStrategy[list
         times,
         ranks,
     )
+
+
+def least_strikes(schedule: Sequence[Fault]) -> int:
+    """How many workers a schedule takes at least; those that join are no faults."""
+    return sum(STRIKES.get(fault.what, 0) for fault in schedule)
 
 
 @dataclass
@@ -68,6 +75,12 @@ class Injector:
         self._left = list(self.schedule)
         self._since = 0
         self._struck: str | None = None
+        self._before = self.crew.n_faults
+
+    @property
+    def n_struck(self) -> int:
+        """Workers that were taken so far."""
+        return self.crew.n_faults - self._before
 
     def __call__(self, record: Any) -> bool:
         """Look what is due after a clock."""

@@ -28,7 +28,7 @@ class Members(ABC):
     size
         How many there are when all is well.
     n_faults
-        What was done to members so far.
+        How many were taken so far; those that join are no faults.
     """
 
     size: int

@@ -51,8 +51,9 @@ class Proxy:
         self.n_bytes = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._flows = asyncio.Event()
-        self._flows.set()
+        # what goes to the target, and what comes back
+        self._flows = asyncio.Event(), asyncio.Event()
+        self.flow()
 
     def __repr__(self) -> str:
         return f"<Proxy to {self._target}, {len(self._writers)} streams, delay {self.delay} s>"
@@ -75,10 +76,16 @@ class Proxy:
 
     def stall(self) -> None:
         """Let nothing through, until `flow`."""
-        self._flows.clear()
+        for flows in self._flows:
+            flows.clear()
+
+    def stall_answers(self) -> None:
+        """Let through what goes to the target, and nothing that comes back, until `flow`."""
+        self._flows[1].clear()
 
     def flow(self) -> None:
-        self._flows.set()
+        for flows in self._flows:
+            flows.set()
 
     async def close(self) -> None:
         self._server.close()
@@ -94,16 +101,19 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
+        ways = (reader, far_writer), (far_reader, writer)
+        for (source, sink), flows in zip(ways, self._flows, strict=True):
             self._writers.add(sink)
-            task = asyncio.create_task(self._pass_on(source, sink))
+            task = asyncio.create_task(self._pass_on(source, sink, flows))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, flows: asyncio.Event
+    ) -> None:
         """Read; write the delay later, in order, while more is read."""
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        writing = asyncio.create_task(self._write(queue, sink))
+        writing = asyncio.create_task(self._write(queue, sink, flows))
         try:
             with suppress(OSError):
                 while data := await source.read(CHUNK):
@@ -119,14 +129,17 @@ class Proxy:
             sink.close()
 
     async def _write(
-        self, queue: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter
+        self,
+        queue: asyncio.Queue[tuple[float, bytes]],
+        sink: asyncio.StreamWriter,
+        flows: asyncio.Event,
     ) -> None:
         while True:
             due, data = await queue.get()
             if not data:
                 return
             await asyncio.sleep(max(due - asyncio.get_running_loop().time(), 0.0))
-            await self._flows.wait()
+            await flows.wait()
             try:
                 sink.write(data)
                 await sink.drain()

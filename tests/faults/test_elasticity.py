@@ -7,6 +7,7 @@ as many clocks.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -186,6 +187,49 @@ def test_adaptive_scaling_spares_workers_that_have_a_rank(elastic, client):
     assert_as_undisturbed(result, data(2))
     assert len(script.epochs) == 1
     assert len(script.epochs[0]) == 2
+
+
+def test_a_fit_goes_on_while_scaling_adapts_from_one_to_four_and_back(elastic, client):
+    """Bounds that a user moves while it runs; workers that have a rank are spared on the way down.
+
+    So the last step is asked for by name, and the fit goes on with one.
+    """
+    adaptive = []
+
+    def adapt(minimum, maximum):
+        def act(ranks, saved):
+            options = {"interval": "100ms", "wait_count": 1}
+            adaptive.append(elastic.adapt(minimum=minimum, maximum=maximum, **options))
+            return True
+
+        return act
+
+    def has(n):
+        return lambda ranks, saved: len(ranks) == n and saved
+
+    def scale_to_one(ranks, saved):
+        adaptive[-1].stop()
+        elastic.scale(1)
+        return True
+
+    elastic.scale(1)
+    until = time.monotonic() + PATIENCE
+    while len(client.scheduler_info(n_workers=-1)["workers"]) != 1:
+        assert time.monotonic() < until
+        client.sync(asyncio.sleep, 0.05)
+    script = Script(
+        client,
+        lambda ranks, saved: len(ranks) == 1,
+        adapt(N_WORKERS, N_WORKERS),
+        has(N_WORKERS),
+        scale_to_one,
+        lambda ranks, saved: len(ranks) == 1,
+    )
+    try:
+        assert_as_undisturbed(run(client, script, data()), data())
+    finally:
+        for one in adaptive:
+            one.stop()
 
 
 def test_a_fit_goes_on_without_workers_that_retire_together(client):

@@ -86,7 +86,7 @@ def fit(crew, strike, is_over, consistency="bsp"):
     )
     with ClusterJob(crew.client, some_rows()) as job:
         result = job.run(Fingerprints(N_PARTITIONS, bound), options)
-    assert_marks(result)
+    assert_marks(result, bound)
     crew.assert_free()
     return monitor.epochs
 

@@ -13,6 +13,9 @@ from crew import Crew
 from fingerprint import Fingerprints
 from fits import EVERY, N_PARTITIONS, assert_marks, some_rows
 from lossy import install, n_spoilt, uninstall
+from nonsense import install as install_nonsense
+from nonsense import n_spoilt as n_nonsense
+from nonsense import uninstall as uninstall_nonsense
 from proxies import Proxies, free_port
 from test_lda_rotation import corpus
 
@@ -112,7 +115,7 @@ def fit(crew, n_clocks, consistency="bsp", monitor=None):
     )
     with ClusterJob(crew.client, some_rows()) as job:
         result = job.run(program, options)
-    assert_marks(result)
+    assert_marks(result, program.lag)
     assert result.n_clocks == n_clocks
     return len(epochs), max(cuts)
 
@@ -150,6 +153,38 @@ def test_a_stall_of_seconds_is_waited_for(links, crew):
             links.proxies.soon(proxy.flow, after=3.0)
 
     assert fit(crew, 40, monitor=at([(5, stall)]))[0] == 1
+
+
+@pytest.mark.parametrize("link", ["inward", "outward"])
+def test_a_link_that_is_cut_one_way_for_seconds_is_waited_for(links, crew, link):
+    """What goes to a worker arrives and its answers do not; or it hears nothing of the scheduler.
+
+    They arrive when the link is whole again: messages come once more, and count once.
+    """
+    proxy = getattr(links, link)[0]
+
+    def cut():
+        links.proxies.soon(proxy.stall_answers)
+        links.proxies.soon(proxy.flow, after=3.0)
+
+    assert fit(crew, 40, "essp", at([(5, cut)]))[0] == 1, "nobody was given up"
+
+
+def test_a_scheduler_that_is_far_away_costs_nobody(links, crew):
+    """Workers are near each other; 100 ms to the scheduler and as much back."""
+    for proxy in links.outward:
+        proxy.delay = 0.1
+    assert fit(crew, 40)[0] == 1
+
+
+def test_a_worker_that_hears_nothing_of_the_scheduler_is_given_up(links, crew):
+    """It hears its peers, until its connection to the scheduler breaks; the fit goes on."""
+
+    def cut():
+        links.proxies.soon(links.outward[0].stall_answers)
+        links.proxies.soon(links.outward[0].reset, after=3.0)
+
+    assert fit(crew, 200, monitor=at([(8, cut)]))[0] > 1
 
 
 def test_a_peer_that_takes_messages_and_never_answers_ends_the_fit_with_its_cause(links, crew):
@@ -207,6 +242,20 @@ def test_replies_that_are_lost_or_come_twice_count_once(crew, consistency):
         crew.client.run(uninstall)
     assert cut > 0, "pieces of checkpoints are sent again"
     assert all(n_lost > 5 and n_doubled > 2 for n_lost, n_doubled in spoilt), spoilt
+
+
+@pytest.mark.parametrize("consistency", ["bsp", "asp"])
+def test_replies_that_say_nothing_are_no_replies(crew, consistency):
+    """As of a peer that does not know the call (Dask answers None), or answers anything."""
+    arm(crew.client)
+    crew.client.run(install_nonsense)
+    try:
+        _, cut = fit(crew, 60, consistency)
+        spoilt = list(crew.client.run(n_nonsense).values())
+    finally:
+        crew.client.run(uninstall_nonsense)
+    assert cut > 0
+    assert all(n > 5 for n in spoilt), spoilt
 
 
 @pytest.mark.parametrize("shares_memory", [False, True], indirect=True)

@@ -128,8 +128,9 @@ def newest_run(dask_scheduler):
     return board.run_id, list(board.addresses), board.saved_clock
 
 
-def run(client, monitor=None, place=None, **options):
-    with ClusterJob(client, data(), dtype="float64", place=place) as job:
+def run(client, monitor=None, place=None, dataset=None, **options):
+    rows = data() if dataset is None else dataset
+    with ClusterJob(client, rows, dtype="float64", place=place) as job:
         return job.run(
             LeastSquares(5, 400),
             RunOptions(max_clocks=N_CLOCKS, monitor=monitor, save_clocks=EVERY, **options),
@@ -140,6 +141,22 @@ def run(client, monitor=None, place=None, **options):
 def test_a_rank_that_is_killed_is_replaced(client, undisturbed, rank):
     result = run(client, at(client, {12: lambda ranks: kill(ranks[rank])}))
     assert_same(result, undisturbed)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_data_that_the_client_sent_are_sent_again(client, several):
+    """Dask cannot compute them again: they are lost with the workers that had them."""
+    in_memory = open_dataset(*make_data())
+    with LocalJob(in_memory, dtype="float64") as job:
+        calm = job.run(LeastSquares(5, 400), RunOptions(max_clocks=N_CLOCKS))
+    events = {8: lambda ranks: kill(ranks[0])}
+    if several:
+        events |= {16: lambda ranks: kill(ranks[1]), 24: lambda ranks: kill(ranks[0])}
+    result = run(client, at(client, events), dataset=in_memory)
+    assert result.n_clocks == N_CLOCKS
+    assert len(result.outputs) == 3, "a partition for each worker"
+    np.testing.assert_array_equal(result.tables["seen"], calm.tables["seen"])
+    np.testing.assert_allclose(result.tables["w"], calm.tables["w"], atol=1e-12)
 
 
 def test_the_history_s_seconds_count_what_a_loss_takes(client):

@@ -9,7 +9,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from certificates import ask, raw_reply
+from certificates import Authority, ask, raw_reply
 from crew import Crew
 from distributed import Security
 from distributed.comm import CommClosedError
@@ -36,8 +36,10 @@ REFUSED = (OSError, CommClosedError)
 @pytest.fixture(scope="module")
 def secured():
     """Two workers of a cluster with certificates of its own authority."""
-    with Crew(2, security=Security.temporary()) as crew:
+    authority = Authority.new()
+    with Crew(2, security=authority.security(days=1)) as crew:
         arm(crew.client)
+        crew.authority = authority
         yield crew
 
 
@@ -56,9 +58,14 @@ def test_a_fit_over_tls_survives(crew):
 KEPT = {"fit": "f", "run": "r", "clock": 0, "rank": 0, "name": "a/0/b", "offset": 0}
 
 
-@pytest.mark.parametrize("who", ["another authority", "no TLS"])
+@pytest.mark.parametrize("who", ["another authority", "expired", "no TLS"])
 def test_a_peer_without_a_certificate_gets_nothing(crew, who):
-    stranger = Security.temporary() if who == "another authority" else None
+    strangers = {
+        "another authority": Security.temporary,
+        "expired": lambda: crew.authority.security(days=-1),
+        "no TLS": lambda: None,
+    }
+    stranger = strangers[who]()
     message = {"op": "petuum_kept", "message": KEPT}
     own = crew.cluster.security
     addresses = [*crew.addresses, crew.cluster.scheduler_address]

@@ -61,7 +61,7 @@ def scheduler_resources(dask_scheduler):
     return {
         "handlers": len(dask_scheduler.handlers) + len(dask_scheduler.stream_handlers),
         "boards": len(plugin._boards),
-        "events": len(plugin._changed),
+        "events": plugin._boards.n_waited_for,
         "workers": len(plugin._roster.versions),
         "tasks": len(dask_scheduler.tasks),
     }

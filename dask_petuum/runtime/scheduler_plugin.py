@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from time import time
 from typing import Any
@@ -18,9 +17,11 @@ from typing import Any
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from dask_petuum.exceptions import CheckpointError, ProtocolError
+from dask_petuum.exceptions import ProtocolError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.board import Board, Failure
+from dask_petuum.runtime.boards import Boards
+from dask_petuum.runtime.checkpoint_calls import CheckpointCalls
 from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
 from dask_petuum.runtime.free_loop import make_tasks
 from dask_petuum.runtime.handover import Handover
@@ -50,12 +51,11 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     name = PLUGIN_NAME
     idempotent = True
 
-    # The mutable state is `_boards`, `_changed`, what is known of workers, and the ledger; only the
+    # The mutable state is `_boards`, what is known of workers, and the ledger; only the
     # scheduler's event loop changes them.
 
     def __init__(self) -> None:
-        self._boards: dict[str, Board] = {}
-        self._changed: dict[str, asyncio.Event] = {}
+        self._boards = Boards()
         self._roster = Roster()
 
     def __repr__(self) -> str:
@@ -70,6 +70,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._handover = Handover(scheduler, self._armed, self._desk, self._boards)
         self._restore = adapter.around_retirement(scheduler, self._handover.wait)
         self._leases = Leases(scheduler, 4 * LOOK_SECONDS, self._roster.expect_no_other)
+        parts = CheckpointCalls(self._desk, self._boards)
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_hello": self.hello,
             "petuum_status": self.status,
@@ -81,8 +82,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum_watch": self.watch,
             "petuum_stop": self.stop,
             "petuum_save": self.save,
-            "petuum_saved": self.add_part,
-            "petuum_not_saved": self.give_up_part,
+            "petuum_saved": parts.add_part,
+            "petuum_not_saved": parts.give_up_part,
             "petuum_checkpoint": self._desk.checkpoint,
             "petuum_forget_fit": self._desk.forget,
             "petuum_close_run": self.close_run,
@@ -101,7 +102,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         if self._roster.add(address, version, nanny):
             self._cast_to_all("petuum-found", address=address)
         for run_id in self._boards:
-            self._notify(run_id)
+            self._boards.notify(run_id)
         return {"status": "OK"}
 
     async def status(self, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -140,7 +141,6 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._boards[run_id] = board
         if fit_id is not None:
             self._desk.begin(fit_id, client)
-        self._changed[run_id] = asyncio.Event()
         return {"status": "OK"}
 
     async def exchange(self, run_id: str, rank: int, value: Any) -> dict[str, Any]:
@@ -152,9 +152,9 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         if board is None:
             return {"status": "gone", "text": f"there is no run {run_id}"}
         number = board.tell(rank, value)
-        self._notify(run_id)
+        self._boards.notify(run_id)
         while board.told(number) is None and board.failure is None and run_id in self._boards:
-            await self._wait(run_id, None)
+            await self._boards.wait(run_id)
         if board.failure is not None:
             return {"status": "failed", "text": board.failure.text}
         values = board.told(number)
@@ -176,14 +176,14 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             return {"status": "gone", "text": f"there is no run {run_id} with tasks"}
         if done is not None:
             board.finish_task(done)
-            self._notify(run_id)
+            self._boards.notify(run_id)
         while board.failure is None and run_id in self._boards:
             if board.pass_is_over(number):
                 return {"status": "OK", "task": None}
             task = board.next_task(number, partitions)
             if task is not None:
                 return {"status": "OK", "task": asdict(task)}
-            await self._wait(run_id, None)
+            await self._boards.wait(run_id)
         text = f"run {run_id} was closed" if board.failure is None else board.failure.text
         return {"status": "failed", "text": text}
 
@@ -192,7 +192,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         board = self._boards.get(run_id)
         if board is not None:
             board.finish(rank)
-            self._notify(run_id)
+            self._boards.notify(run_id)
         return {"status": "OK"}
 
     async def fail(self, run_id: str, rank: int, text: str, kind: str = "error") -> dict[str, Any]:
@@ -208,38 +208,6 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         board = self._boards.get(run_id)
         if board is not None:
             self._cast(board, "petuum-save")
-        return {"status": "OK"}
-
-    async def add_part(
-        self, fit_id: str, run_id: str, clock: int, part: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Note a rank's part of a checkpoint; answered when the checkpoint is complete."""
-        board = self._boards.get(run_id)
-        number_of({"clock": clock}, "clock")
-        try:
-            if board is not None and self._desk.add(fit_id, part, board, clock):
-                self._notify(run_id)
-        except CheckpointError as error:
-            raise ProtocolError(f"a part of a checkpoint of run {run_id}: {error}") from error
-        while not self._desk.is_complete(fit_id, run_id, clock):
-            why = self._desk.why_given_up(fit_id, run_id, clock)
-            if why is not None:
-                return {"status": "failed", "text": why}
-            if board is None or board.failure is not None or run_id not in self._boards:
-                return {"status": "gone", "text": f"run {run_id} is over"}
-            await self._wait(run_id, None)
-        return await self._desk.checkpoint(fit_id)
-
-    async def give_up_part(
-        self, fit_id: str, run_id: str, clock: int, rank: int, why: str
-    ) -> dict[str, Any]:
-        """Note that a rank could not save its part: nobody is to wait for that checkpoint."""
-        board = self._boards.get(run_id)
-        if board is not None and board.fit_id == fit_id:
-            board.check_rank(rank)
-            number_of({"clock": clock}, "clock")
-            self._desk.give_up(fit_id, run_id, clock, f"rank {rank} could not save: {why}")
-            self._notify(run_id)
         return {"status": "OK"}
 
     def report(
@@ -258,7 +226,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             for record in field_of({"records": records}, "records", (list, tuple)):
                 board.add_record(record)
             if records:
-                self._notify(run_id)
+                self._boards.notify(run_id)
 
     async def watch(self, run_id: str, since: int) -> dict[str, Any]:
         """Tell the client what is new; waits for news, but not for ever."""
@@ -267,7 +235,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         if board is None:
             return {"status": "gone", "text": f"there is no run {run_id}"}
         if len(board.records) <= since and not board.ended:
-            await self._wait(run_id, POLL_SECONDS)
+            await self._boards.wait(run_id, POLL_SECONDS)
         return {
             "status": "OK",
             **board.view(since),
@@ -291,9 +259,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
     async def close_run(self, run_id: str) -> dict[str, Any]:
         """Forget a run, here and on its workers."""
         board = self._boards.pop(run_id, None)
-        changed = self._changed.pop(run_id, None)
-        if changed is not None:
-            changed.set()
+        self._boards.notify(run_id)
         if board is not None:
             closing = adapter.broadcast(
                 self._scheduler, board.addresses, "petuum_close", run_id=run_id
@@ -401,7 +367,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         assert board.failure is not None
         logger.info("Run %s ends: %s", run_id, board.failure.text)
         self._cast(board, "petuum-interrupt", cause=board.failure.text)
-        self._notify(run_id)
+        self._boards.notify(run_id)
 
     async def _look(self) -> None:
         """Give up workers that have a rank and are silent, since before their run began or not."""
@@ -418,19 +384,6 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         adapter.cast_to_workers(
             self._scheduler, board.addresses, operation, run_id=board.run_id, **message
         )
-
-    def _notify(self, run_id: str) -> None:
-        """Wake everybody who waits for news of a run."""
-        if run_id in self._changed:
-            self._changed[run_id].set()
-            self._changed[run_id] = asyncio.Event()
-
-    async def _wait(self, run_id: str, timeout: float | None) -> None:
-        event = self._changed.get(run_id)
-        if event is None:
-            return
-        with suppress(TimeoutError):
-            await asyncio.wait_for(event.wait(), timeout)
 
 
 def _check_texts(values: Any) -> None:

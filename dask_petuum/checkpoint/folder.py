@@ -9,7 +9,11 @@
 Parts are npz files (arrays only: they are read without pickle), each written whole under its name
 before the manifest, which comes last and names each with its arrays' digests. So a crash at any
 byte leaves the checkpoints before it as they were, and a folder without a manifest counts for
-nothing. The manifest carries a digest of itself. The two newest are kept.
+nothing. The manifest carries a digest of itself.
+
+The newest is the one of the latest epoch, and of the highest clock among those: an epoch goes on
+from what was the newest that is whole, so whatever an older one has at a higher clock was damaged,
+or came too late. The two newest that are whole are kept; what is not whole pushes none of them out.
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import fsspec
@@ -39,6 +45,7 @@ FORMAT = "dask_petuum checkpoint"
 FORMAT_VERSION = 1
 N_KEPT = 2
 _PREFIX = "checkpoint-"
+_NAME = re.compile(rf"{_PREFIX}(?P<clock>[0-9]{{12,}})-[0-9A-Za-z_-]+(\.(?P<epoch>[0-9]+))?")
 _MANIFEST = "manifest.json"
 
 
@@ -56,8 +63,11 @@ class CheckpointFolder:
         Where fsspec cannot make sense of the URL.
     """
 
+    # The mutable state is `_whole`: checkpoints that were found whole, or written, by this.
+
     def __init__(self, url: str) -> None:
         self.url = url
+        self._whole: set[str] = set()
         self._fs, self._root = fsspec.core.url_to_fs(url)
 
     def __repr__(self) -> str:
@@ -65,7 +75,7 @@ class CheckpointFolder:
 
     def write_part(self, key: PartKey, arrays: Mapping[str, Array]) -> str:
         """Write a rank's part; return its name below the folder."""
-        folder = f"{_PREFIX}{key.clock:012d}-{key.run_id}"
+        folder = _name_of(key)
         name = f"{folder}/part-{key.rank:04d}.npz"
         self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
         with self._fs.open(f"{self._root}/{name}", "wb") as file:
@@ -73,15 +83,15 @@ class CheckpointFolder:
         return name
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Make a checkpoint count, whose parts are all written; then remove those before it."""
+        """Make a checkpoint count, whose parts are all written; then remove what it replaces."""
         body = {"format": FORMAT, "version": FORMAT_VERSION, **manifest.to_dict()}
         text = json.dumps({**body, "digest": _digest_of(body)})
-        folder = f"{self._root}/{_PREFIX}{manifest.clock:012d}-{manifest.run_id}"
+        folder = f"{self._root}/{_name_of(manifest)}"
         with self._fs.open(f"{folder}/{_MANIFEST}.new", "w", encoding="utf-8") as file:
             file.write(text)
         self._fs.mv(f"{folder}/{_MANIFEST}.new", f"{folder}/{_MANIFEST}")
-        for name in self._folders()[N_KEPT:]:
-            self._fs.rm(f"{self._root}/{name}", recursive=True)
+        self._whole.add(_name_of(manifest))
+        self._remove_old(_name_of(manifest))
 
     def names(self) -> list[str]:
         """Folders with a manifest, the newest first."""
@@ -120,13 +130,12 @@ class CheckpointFolder:
         """
         for name in self.names():
             try:
-                manifest = self.read_manifest(name)
-                for part in manifest.parts:
-                    self._check(part)
+                manifest = self._check(name)
             except CheckpointError as error:
                 logger.warning("A checkpoint is left out: %s", error)
                 tell(str(error))
             else:
+                self._whole.add(name)
                 yield manifest
 
     def fetch(self, part: SavedPart, names: Sequence[str]) -> dict[str, Array]:
@@ -144,22 +153,77 @@ class CheckpointFolder:
         except Exception as error:
             raise CheckpointError(f"{self.url}/{part.file} cannot be read: {error!r}") from error
 
+    def next_epoch(self) -> int:
+        """The number of an epoch that begins now: behind all those that have left anything here."""
+        return max((_order(name)[0] + 1 for name in self._folders()), default=0)
+
+    def remove_parts(self) -> None:
+        """Remove parts of checkpoints without a manifest: of whoever was here before is no more."""
+        for name in set(self._folders()) - set(self.names()):
+            self._remove(name)
+
     def clear(self) -> None:
         """Remove all checkpoints: the fit is done."""
         for name in self._folders():
-            self._fs.rm(f"{self._root}/{name}", recursive=True)
+            self._remove(name)
 
-    def _check(self, part: SavedPart) -> None:
-        for name, array in self.fetch(part, list(part.arrays)).items():
-            if describe(array) != part.arrays[name]:
-                raise CheckpointError(f"{name!r} in {self.url}/{part.file} is damaged")
+    def _remove_old(self, written: str) -> None:
+        """Remove what the checkpoint that was written replaces.
+
+        These are parts of which no checkpoint will be made any more, and all that is older than
+        `N_KEPT` checkpoints that are whole. What a later epoch has is not this one's to remove.
+        """
+        counted = self.names()
+        kept = [name for name in counted if self._is_whole(name)][:N_KEPT]
+        for name in self._folders():
+            if name in kept or not _order(name) < _order(written):
+                continue
+            if name not in counted or len(kept) == N_KEPT:
+                self._remove(name)
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a checkpoint is whole; each that another has written is read once."""
+        if name not in self._whole:
+            try:
+                self._check(name)
+            except CheckpointError as error:
+                logger.warning("A checkpoint does not count: %s", error)
+                return False
+            self._whole.add(name)
+        return True
+
+    def _check(self, name: str) -> Manifest:
+        """Read a checkpoint and compare it with its digests."""
+        manifest = self.read_manifest(name)
+        for part in manifest.parts:
+            for array, values in self.fetch(part, list(part.arrays)).items():
+                if describe(values) != part.arrays[array]:
+                    raise CheckpointError(f"{array!r} in {self.url}/{part.file} is damaged")
+        return manifest
+
+    def _remove(self, name: str) -> None:
+        """Remove a checkpoint; another epoch of the fit may do so, too."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(f"{self._root}/{name}", recursive=True)
 
     def _folders(self) -> list[str]:
         """Names of the checkpoints' folders, the newest first."""
         if not self._fs.exists(self._root):
             return []
         found = (path.rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(self._root, False))
-        return sorted((name for name in found if name.startswith(_PREFIX)), reverse=True)
+        return sorted((name for name in found if _NAME.fullmatch(name)), key=_order, reverse=True)
+
+
+def _name_of(key: PartKey | Manifest) -> str:
+    """Name of a checkpoint's folder."""
+    return f"{_PREFIX}{key.clock:012d}-{key.run_id}"
+
+
+def _order(name: str) -> tuple[int, int]:
+    """Epoch and clock of a folder's checkpoint: a run's name ends with its epoch, ``FIT.EPOCH``."""
+    found = _NAME.fullmatch(name)
+    assert found is not None
+    return int(found["epoch"] or 0), int(found["clock"])
 
 
 def _write_npz(file: Any, arrays: Mapping[str, Array]) -> None:

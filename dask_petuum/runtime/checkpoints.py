@@ -142,23 +142,30 @@ class Checkpoints:
         why = f": {'; '.join(problems)}" if problems else ""
         raise CheckpointError(f"there is no checkpoint to go on from at {self.url}{why}")
 
-    def begin(self) -> None:
-        """Make sure that the place is free, unless it is gone on from.
+    def begin(self) -> int:
+        """Make sure that the place is free, unless it is gone on from; say which epoch begins.
+
+        Epochs are numbered behind those of fits that this one goes on from. Parts of checkpoints
+        that these did not end are removed.
 
         Raises
         ------
         CheckpointError
             Where checkpoints of another fit are.
         """
-        if self._folder is None or self._place.resumes or self._place.has_begun:
-            return
-        self._place.has_begun = True
-        if self._folder.names() or self._place.holds_any():
-            url = self._place.url
-            raise CheckpointError(
-                f"there are checkpoints of a fit at {url}: go on from them with "
-                f"fit(..., resume={url!r}), remove them, or choose another place"
-            )
+        if self._folder is None:
+            return 0
+        if not self._place.resumes and not self._place.has_begun:
+            self._place.has_begun = True
+            if self._folder.names() or self._place.holds_any():
+                url = self._place.url
+                raise CheckpointError(
+                    f"there are checkpoints of a fit at {url}: go on from them with "
+                    f"fit(..., resume={url!r}), remove them, or choose another place"
+                )
+        epoch = self._folder.next_epoch()
+        self._folder.remove_parts()
+        return epoch
 
     def end(self, result: RunResult) -> None:
         """Remove the files of a run that has ended well."""

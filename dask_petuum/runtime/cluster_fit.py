@@ -81,7 +81,7 @@ class ClusterFit:
         self._told = _Told(options.monitor)
         self._fit_id = new_run_id()
         self._checkpoints = checkpoints
-        self._epoch = 0
+        self._epoch = self._first_epoch = 0
         self._saved: Manifest | None = None
         self._n_losses = 0
         self._slowness: dict[str, float] | None = None
@@ -100,7 +100,7 @@ class ClusterFit:
             was lost with two workers.
         """
         self._saved = self._checkpoints.to_resume()
-        self._checkpoints.begin()
+        self._epoch = self._first_epoch = self._checkpoints.begin()
         try:
             while True:
                 try:
@@ -129,7 +129,7 @@ class ClusterFit:
             save_clocks=clocks,
             save_seconds=seconds,
             bounded=self._consistency.bounded,
-            elapsed=time.monotonic() - self._began if self._epoch else 0.0,
+            elapsed=time.monotonic() - self._began if self._epoch > self._first_epoch else 0.0,
         )
         hidden = hidden_tables(self._program, plan)
         tables = (*self._program.tables(), *hidden)

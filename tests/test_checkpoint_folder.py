@@ -1,0 +1,127 @@
+"""The folder of a fit's checkpoints: which of them stay, which is newest, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dask_petuum.checkpoint.folder import CheckpointFolder
+from dask_petuum.checkpoint.saved import Manifest, SavedPart, describe
+from dask_petuum.checkpoint.vault import PartKey
+
+
+def write_part(folder, run_id, clock, rank=0):
+    """Write one rank's part of a checkpoint, as a rank does."""
+    arrays = {"table/0/w": np.full(3, clock, np.int32)}
+    file = folder.write_part(PartKey("fit", run_id, clock, rank), arrays)
+    return SavedPart(rank, {name: describe(a) for name, a in arrays.items()}, ("x",), file)
+
+
+def write_whole(folder, run_id, clock):
+    """Write a checkpoint of one rank."""
+    folder.write_manifest(Manifest("fit", run_id, clock, {}, (write_part(folder, run_id, clock),)))
+
+
+def usable(folder):
+    """Run and clock of what can be gone on from, the newest first."""
+    return [(manifest.run_id, manifest.clock) for manifest in folder.usable(print)]
+
+
+def there(path):
+    """Names of all folders of checkpoints."""
+    return sorted(folder.name for folder in path.iterdir())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return CheckpointFolder(str(tmp_path))
+
+
+def test_parts_of_epochs_that_died_push_no_whole_checkpoint_out(folder, tmp_path):
+    """Later epochs save at lower clocks than those that the parts were written at."""
+    for clock in (90, 100):
+        write_whole(folder, "f.0", clock)
+    write_part(folder, "f.0", 120)
+    write_whole(folder, "f.1", 105)
+    assert usable(folder) == [("f.1", 105), ("f.0", 100)]
+    write_part(folder, "f.1", 115)
+    write_whole(folder, "f.2", 110)
+    assert usable(folder) == [("f.2", 110), ("f.1", 105)]
+    assert len(there(tmp_path)) == 2, "and the parts of those epochs are gone"
+
+
+def test_a_part_that_was_left_out_by_its_own_run_goes_with_the_next_checkpoint(folder, tmp_path):
+    write_part(folder, "f.0", 5)
+    write_part(folder, "f.0", 15, rank=1)
+    write_whole(folder, "f.0", 10)
+    names = there(tmp_path)
+    assert len(names) == 2, "5 will never be whole, 15 is being written"
+    assert "000000000015" in names[1]
+
+
+def test_a_later_epoch_s_checkpoint_is_newer_whatever_its_clock(folder):
+    """The fit went on from before: what the older epoch had was of no use, or came too late."""
+    write_whole(folder, "f.0", 100)
+    write_whole(folder, "f.1", 20)
+    assert usable(folder) == [("f.1", 20), ("f.0", 100)]
+    write_whole(folder, "f.10", 15)
+    assert usable(folder) == [("f.10", 15), ("f.1", 20)], "epochs are numbers"
+
+
+def test_an_epoch_that_is_over_takes_nothing_from_the_one_that_goes_on(folder, tmp_path):
+    """Its rank 0 may still be alive and end its checkpoint then."""
+    write_whole(folder, "f.1", 20)
+    write_whole(folder, "f.1", 30)
+    part = write_part(folder, "f.1", 40)
+    write_whole(CheckpointFolder(str(tmp_path)), "f.0", 100)
+    assert usable(folder) == [("f.1", 30), ("f.1", 20), ("f.0", 100)]
+    folder.write_manifest(Manifest("fit", "f.1", 40, {}, (part,)))
+    assert usable(folder) == [("f.1", 40), ("f.1", 30)]
+    assert len(there(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
+def test_a_damaged_checkpoint_counts_for_none(folder, tmp_path, damage):
+    write_whole(folder, "f.0", 90)
+    write_whole(folder, "f.0", 100)
+    ((part, manifest),) = (
+        (path / "part-0000.npz", path / "manifest.json") for path in tmp_path.glob("*0100-*")
+    )
+    path = manifest if damage == "manifest" else part
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * 0.4)] ^= 4
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-50] if damage == "cut" else data)
+    late = CheckpointFolder(str(tmp_path))
+    write_whole(late, "f.1", 95)
+    assert usable(folder) == [("f.1", 95), ("f.0", 90)]
+    write_whole(late, "f.1", 97)
+    assert usable(folder) == [("f.1", 97), ("f.1", 95)]
+    assert len(there(tmp_path)) == 2, "now there are enough without it"
+
+
+def test_a_checkpoint_that_cannot_be_removed_any_more_is_no_error(folder, tmp_path, monkeypatch):
+    """Two epochs may remove the same one."""
+    write_whole(folder, "f.0", 1)
+    write_whole(folder, "f.0", 2)
+    remove = folder._fs.rm
+
+    def twice(path, recursive):
+        remove(path, recursive=recursive)
+        remove(path, recursive=recursive)
+
+    monkeypatch.setattr(folder._fs, "rm", twice)
+    write_whole(folder, "f.0", 3)
+    assert usable(folder) == [("f.0", 3), ("f.0", 2)]
+
+
+def test_a_fit_begins_its_epochs_behind_all_that_is_there(folder, tmp_path):
+    assert folder.next_epoch() == 0
+    write_part(folder, "old.6", 50)
+    write_whole(folder, "older.4", 70)
+    assert folder.next_epoch() == 7
+    folder.remove_parts()
+    assert usable(folder) == [("older.4", 70)]
+    assert len(there(tmp_path)) == 1

@@ -389,7 +389,11 @@ class RecoverySimulation(Simulation):
         client = SimpleNamespace(
             _client=SimpleNamespace(sync=lambda *arguments, **keywords: reply),
             _fit_id=FIT,
-            _checkpoints=SimpleNamespace(url=self.world.folder and "files", identity={}),
+            _checkpoints=SimpleNamespace(
+                url=self.world.folder and "files",
+                identity={},
+                has_files_of=lambda parts: self.world.folder is not None,
+            ),
             _saved=self._saved,
             _saved_in_files=lambda: None,
         )

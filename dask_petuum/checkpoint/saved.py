@@ -33,7 +33,16 @@ from dask_petuum.store.owner import Cut
 from dask_petuum.store.rows import is_sparse
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["Manifest", "Saved", "SavedArray", "SavedPart", "cut_arrays", "describe", "digest"]
+__all__ = [
+    "Manifest",
+    "Saved",
+    "SavedArray",
+    "SavedPart",
+    "check_arrays",
+    "cut_arrays",
+    "describe",
+    "digest",
+]
 
 Array = npt.NDArray[Any]
 
@@ -148,7 +157,7 @@ class Manifest:
             raise CheckpointError(f"this is not a checkpoint's manifest: {error!r}") from error
 
 
-#: Gets arrays of a part by name, from wherever it is kept.
+#: Gets arrays of a part by name, from a copy in which they are what the manifest says.
 Fetch = Callable[[SavedPart, Sequence[str]], Mapping[str, Array]]
 
 
@@ -160,7 +169,7 @@ class Saved:
     manifest
         Which.
     fetch
-        Gets arrays of a part.
+        Gets arrays of a part; raises where no copy of them is whole.
     """
 
     def __init__(self, manifest: Manifest, fetch: Fetch) -> None:
@@ -190,7 +199,7 @@ class Saved:
         Raises
         ------
         CheckpointError
-            Where there are none, or they are damaged.
+            Where there are none.
         """
         found = self._where.get((kind, number))
         if found is None:
@@ -198,7 +207,7 @@ class Saved:
         out = {}
         for part in {id(part): part for part, _, _ in found}.values():
             names = {name: key for other, name, key in found if other is part}
-            for name, array in self._get(part, list(names)).items():
+            for name, array in self._fetch(part, list(names)).items():
                 out[names[name]] = array
         return out
 
@@ -208,7 +217,7 @@ class Saved:
         Raises
         ------
         CheckpointError
-            Where some are missing or damaged.
+            Where some are missing.
         """
         pieces = []
         reached = start
@@ -235,7 +244,7 @@ class Saved:
             part, name = found
             if first + part.arrays[name].shape[0] <= start:
                 return None
-            return self._get(part, [name])[name]
+            return self._fetch(part, [name])[name]
         found = self._named("csr.indptr", first, spec.name)
         if found is None or first >= stop:
             return None
@@ -244,7 +253,7 @@ class Saved:
         if first + n_rows <= start:
             return None
         names = [f"csr.{what}/{first}/{spec.name}" for what in _CSR]
-        arrays = self._get(part, names)
+        arrays = self._fetch(part, names)
         return sp.csr_array(tuple(arrays[n] for n in names), shape=(n_rows, spec.n_cols))
 
     def _named(self, kind: str, number: int, key: str) -> tuple[SavedPart, str] | None:
@@ -252,17 +261,6 @@ class Saved:
             if found == key:
                 return part, name
         return None
-
-    def _get(self, part: SavedPart, names: Sequence[str]) -> Mapping[str, Array]:
-        arrays = self._fetch(part, names)
-        for name in names:
-            expected = part.arrays[name]
-            if name not in arrays or describe(arrays[name]) != expected:
-                raise CheckpointError(
-                    f"{name!r} of rank {part.rank} in {self!r} is damaged: its contents do not "
-                    "fit the manifest"
-                )
-        return arrays
 
 
 def cut_arrays(cut: Cut) -> dict[str, Array]:
@@ -280,6 +278,21 @@ def cut_arrays(cut: Cut) -> dict[str, Array]:
 def describe(array: Array) -> SavedArray:
     """Say how an array looks."""
     return SavedArray(tuple(array.shape), array.dtype.str, digest(array))
+
+
+def check_arrays(part: SavedPart, names: Sequence[str], arrays: Mapping[str, Array]) -> None:
+    """Compare arrays of a copy of a part with what the manifest says of them.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first that is not there, or is another one.
+    """
+    for name in names:
+        if name not in arrays or describe(arrays[name]) != part.arrays[name]:
+            raise CheckpointError(
+                f"{name!r} of rank {part.rank} is damaged: its contents do not fit the manifest"
+            )
 
 
 def digest(array: Array) -> str:

@@ -7,17 +7,20 @@ ended well leaves none.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dask_petuum.checkpoint.folder import CheckpointFolder
-from dask_petuum.checkpoint.saved import Manifest
+from dask_petuum.checkpoint.saved import Manifest, SavedPart
 from dask_petuum.exceptions import CheckpointError
 from dask_petuum.runtime.options import RunOptions, RunResult
 from dask_petuum.runtime.program import Program
 
 __all__ = ["Checkpoints", "Place", "identity_of"]
+
+logger = logging.getLogger(__name__)
 
 #: Runs of a fit that are looked for behind one without checkpoints.
 N_RUNS = 16
@@ -114,22 +117,31 @@ class Checkpoints:
             return None
         if self._folder.names():
             self._place.has_resumed = True
-            return self.newest()
+            problems: list[str] = []
+            newest = self.newest(problems.append)
+            if newest is None:
+                why = "; ".join(problems)
+                raise CheckpointError(f"there is no checkpoint to go on from at {self.url}: {why}")
+            return newest
         if self._place.has_resumed or self._place.holds_any():
             return None  # it is of another of the fit's runs
         raise CheckpointError(f"there is no checkpoint to go on from at {self._place.url}")
 
-    def newest(self) -> Manifest:
-        """The newest checkpoint that is whole.
+    def newest(self, tell: Callable[[str], None]) -> Manifest | None:
+        """The newest checkpoint that is whole; None: none is.
+
+        Parameters
+        ----------
+        tell
+            Called with what is wrong with each that is not whole.
 
         Raises
         ------
         CheckpointError
-            Where there is none, or it is of another fit.
+            Where it is of another fit.
         """
         assert self._folder is not None
-        problems: list[str] = []
-        for manifest in self._folder.usable(problems.append):
+        for manifest in self._folder.usable(tell):
             differs = {
                 name: (manifest.identity.get(name), wanted)
                 for name, wanted in self.identity.items()
@@ -139,8 +151,19 @@ class Checkpoints:
                 text = "; ".join(f"{n}: {a!r} there, {b!r} here" for n, (a, b) in differs.items())
                 raise CheckpointError(f"the checkpoint at {self.url} is of another fit: {text}")
             return manifest
-        why = f": {'; '.join(problems)}" if problems else ""
-        raise CheckpointError(f"there is no checkpoint to go on from at {self.url}{why}")
+        return None
+
+    def has_files_of(self, parts: Sequence[SavedPart]) -> bool:
+        """Whether there is a file of each of some parts, and all are whole: they are read."""
+        if self._folder is None or not all(part.file for part in parts):
+            return False
+        try:
+            for part in parts:
+                self._folder.fetch(part, list(part.arrays))
+        except CheckpointError as error:
+            logger.warning("A checkpoint is left out: %s", error)
+            return False
+        return True
 
     def begin(self) -> int:
         """Make sure that the place is free, unless it is gone on from; say which epoch begins.

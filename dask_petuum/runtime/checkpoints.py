@@ -15,10 +15,10 @@ from typing import Any
 from dask_petuum.checkpoint.folder import CheckpointFolder
 from dask_petuum.checkpoint.saved import Manifest, SavedPart
 from dask_petuum.exceptions import CheckpointError
-from dask_petuum.runtime.options import RunOptions, RunResult
-from dask_petuum.runtime.program import Program
+from dask_petuum.runtime.fit_identity import differences
+from dask_petuum.runtime.options import RunResult
 
-__all__ = ["Checkpoints", "Place", "identity_of"]
+__all__ = ["Checkpoints", "Place"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,9 @@ class Checkpoints:
     place
         Of the fit.
     identity
-        See `identity_of`.
+        See `dask_petuum.runtime.fit_identity.identity_of`; not looked at where there is no URL.
+    resumable
+        Whether the program keeps checkpoints.
     """
 
     def __init__(self, place: Place, identity: Mapping[str, Any], resumable: bool = True) -> None:
@@ -142,13 +144,9 @@ class Checkpoints:
         """
         assert self._folder is not None
         for manifest in self._folder.usable(tell):
-            differs = {
-                name: (manifest.identity.get(name), wanted)
-                for name, wanted in self.identity.items()
-                if manifest.identity.get(name) != wanted
-            }
-            if differs:
-                text = "; ".join(f"{n}: {a!r} there, {b!r} here" for n, (a, b) in differs.items())
+            found = differences(manifest.identity, self.identity)
+            if found:
+                text = "; ".join(found)
                 raise CheckpointError(f"the checkpoint at {self.url} is of another fit: {text}")
             return manifest
         return None
@@ -194,17 +192,3 @@ class Checkpoints:
         """Remove the files of a run that has ended well."""
         if self._folder is not None and result.stopped_by != "interrupt":
             self._folder.clear()
-
-
-def identity_of(program: Program, options: RunOptions, n_rows: Sequence[int]) -> Mapping[str, Any]:
-    """What must agree so that one run may go on from another's checkpoint; plain data for JSON."""
-    tables = [
-        [spec.name, [int(n) for n in spec.shape], str(spec.dtype)] for spec in program.tables()
-    ]
-    return {
-        "program": type(program).__name__,
-        "tables": tables,
-        "rows of partitions": [int(n) for n in n_rows],
-        "seed": options.seed,
-        "max_clocks": options.max_clocks,
-    }

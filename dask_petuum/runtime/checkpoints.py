@@ -148,7 +148,7 @@ class Checkpoints:
             if found:
                 text = "; ".join(found)
                 raise CheckpointError(f"the checkpoint at {self.url} is of another fit: {text}")
-            return manifest
+            return manifest.held_by(())  # nobody else is asked, who may be gone: that takes long
         return None
 
     def has_files_of(self, parts: Sequence[SavedPart]) -> bool:

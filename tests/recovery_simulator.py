@@ -98,7 +98,7 @@ class Folder:
         self._files: dict[str, dict[str, np.ndarray]] = {}
 
     def write_part(self, key, arrays) -> str:
-        name = f"{key.run_id}-{key.clock}-{key.rank}"
+        name = f"checkpoint-{key.clock:012d}-{key.run_id}/part-{key.rank:04d}.npz"
         self._files[name] = {name: values.copy() for name, values in arrays.items()}
         return name
 

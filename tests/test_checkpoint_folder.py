@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 
 from dask_petuum.checkpoint.folder import CheckpointFolder
 from dask_petuum.checkpoint.saved import Manifest, SavedPart, describe
 from dask_petuum.checkpoint.vault import PartKey
+from dask_petuum.exceptions import CheckpointError
+from dask_petuum.runtime.checkpoints import Checkpoints, Place
 
 
 def write_part(folder, run_id, clock, rank=0):
@@ -125,3 +131,95 @@ def test_a_fit_begins_its_epochs_behind_all_that_is_there(folder, tmp_path):
     folder.remove_parts()
     assert usable(folder) == [("older.4", 70)]
     assert len(there(tmp_path)) == 1
+
+
+def test_what_is_read_from_files_is_asked_of_nobody_else(tmp_path):
+    """Workers that kept it may be gone with their cluster; to ask each takes a timeout."""
+    folder = CheckpointFolder(str(tmp_path / "run-0000"))
+    write_whole(folder, "f.0", 1)
+    assert next(folder.usable(print)).parts[0].holders == ("x",)
+    (part,) = Checkpoints(Place(None, str(tmp_path)), {}).to_resume().parts
+    assert part.holders == ()
+    assert part.file is not None
+
+
+OUTSIDE = "checkpoint-000000000001-f.0"
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A file that reads as a part, beside the folder of checkpoints."""
+    other = CheckpointFolder(str(tmp_path / "other"))
+    write_part(other, "f.0", 1)
+    return tmp_path / "other" / OUTSIDE / "part-0000.npz"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../other/checkpoint-000000000001-f.0/part-0000.npz",
+        "checkpoint-000000000001-f.0/../../other/checkpoint-000000000001-f.0/part-0000.npz",
+        "checkpoint-000000000001-f.0/part-0000.npz/",
+        "checkpoint-000000000001-../part-0000.npz",
+        "checkpoint-000000000001-f.0\\part-0000.npz",
+        "checkpoint-000000000001-f.0/part-0000.npz\n",
+        "part-0000.npz",
+        "",
+        "ABSOLUTE",
+    ],
+)
+def test_a_manifest_cannot_name_a_file_elsewhere(tmp_path, outside, name):
+    folder = CheckpointFolder(str(tmp_path / "own"))
+    part = write_part(folder, "f.0", 1)
+    part = replace(part, file=str(outside) if name == "ABSOLUTE" else name)
+    with pytest.raises(CheckpointError, match="not a part"):
+        SavedPart.from_dict(asdict(part))
+    with pytest.raises(CheckpointError, match="is no name of a file of a checkpoint"):
+        folder.fetch(part, list(part.arrays))
+    folder.write_manifest(Manifest("fit", "f.0", 1, {}, (part,)))
+    with pytest.raises(CheckpointError, match="not a checkpoint's manifest"):
+        folder.read_manifest(OUTSIDE)
+    assert usable(folder) == []
+
+
+def test_a_manifest_cannot_name_a_file_of_another_checkpoint(folder):
+    part = write_part(folder, "f.0", 1)
+    write_part(folder, "f.0", 2)
+    folder.write_manifest(Manifest("fit", "f.0", 2, {}, (part,)))
+    with pytest.raises(CheckpointError, match=r"is of \['checkpoint-000000000001-f.0'\]"):
+        folder.read_manifest("checkpoint-000000000002-f.0")
+
+
+def test_a_manifest_is_of_the_folder_it_is_in(folder, tmp_path):
+    write_whole(folder, "f.0", 1)
+    (tmp_path / OUTSIDE).rename(tmp_path / "checkpoint-000000000009-f.7")
+    assert usable(folder) == []
+
+
+@pytest.mark.parametrize("what", ["part-0000.npz", "manifest.json", ""])
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path, outside, what):
+    """The whole folder, its manifest or a part lie elsewhere; who removes it leaves them there."""
+    folder = CheckpointFolder(str(tmp_path / "own"))
+    write_whole(folder, "f.0", 1)
+    own = tmp_path / "own" / OUTSIDE
+    elsewhere = tmp_path / "elsewhere"
+    (own / what).rename(elsewhere)
+    (own / what).symlink_to(elsewhere)
+    assert usable(folder) == []
+    if what:
+        with pytest.raises(CheckpointError, match="is a link to"):
+            folder._check(OUTSIDE)
+    for clock in (2, 3):
+        write_whole(folder, "f.0", clock)
+    folder.clear()
+    assert elsewhere.exists()
+
+
+def test_the_folder_of_all_checkpoints_may_be_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    folder = CheckpointFolder(str(tmp_path / "link"))
+    write_whole(folder, "f.0", 1)
+    assert usable(folder) == [("f.0", 1)]
+    assert json.loads((tmp_path / "real" / OUTSIDE / "manifest.json").read_text())["clock"] == 1
+    assert os.listdir(tmp_path / "real") == [OUTSIDE]

@@ -265,6 +265,8 @@ def test_who_comes_to_the_address_of_a_lost_worker_keeps_nothing_of_it():
         {"arrays": {"state": {"shape": [1], "dtype": "<i4", "digest": ""}}},
         {"arrays": {"a/0/b": {"shape": [1], "dtype": "O", "digest": ""}}},
         {"holders": [5]},
+        {"file": "../x.npz"},
+        {"file": 5},
     ],
 )
 def test_what_is_no_part_of_a_checkpoint_does_not_count_as_one(fields):

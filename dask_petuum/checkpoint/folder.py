@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,8 +30,15 @@ from typing import Any
 import fsspec
 import numpy as np
 import numpy.typing as npt
+from fsspec.implementations.local import LocalFileSystem
 
-from dask_petuum.checkpoint.saved import Manifest, SavedPart, check_arrays
+from dask_petuum.checkpoint.saved import (
+    FILE_NAME,
+    FOLDER_NAME,
+    Manifest,
+    SavedPart,
+    check_arrays,
+)
 from dask_petuum.checkpoint.vault import PartKey
 from dask_petuum.exceptions import CheckpointError
 
@@ -44,8 +51,6 @@ logger = logging.getLogger(__name__)
 FORMAT = "dask_petuum checkpoint"
 FORMAT_VERSION = 1
 N_KEPT = 2
-_PREFIX = "checkpoint-"
-_NAME = re.compile(rf"{_PREFIX}(?P<clock>[0-9]{{12,}})-[0-9A-Za-z_-]+(\.(?P<epoch>[0-9]+))?")
 _MANIFEST = "manifest.json"
 
 
@@ -69,6 +74,7 @@ class CheckpointFolder:
         self.url = url
         self._whole: set[str] = set()
         self._fs, self._root = fsspec.core.url_to_fs(url)
+        self._is_local = isinstance(self._fs, LocalFileSystem)
 
     def __repr__(self) -> str:
         return f"<CheckpointFolder {self.url}>"
@@ -107,7 +113,7 @@ class CheckpointFolder:
         """
         path = f"{name}/{_MANIFEST}"
         try:
-            with self._fs.open(f"{self._root}/{path}", "r", encoding="utf-8") as file:
+            with self._fs.open(self._inside(path), "r", encoding="utf-8") as file:
                 body = json.loads(file.read())
             found, own = body.get("format"), body.pop("digest", None)
         except (OSError, ValueError, AttributeError) as error:
@@ -121,7 +127,11 @@ class CheckpointFolder:
             )
         if own != _digest_of(body):
             raise CheckpointError(f"{self.url}/{path} is damaged: its digest does not fit")
-        return Manifest.from_dict(body)
+        manifest = Manifest.from_dict(body)
+        named = {_name_of(manifest), *(_folder_of(part) for part in manifest.parts)}
+        if named != {name}:
+            raise CheckpointError(f"{self.url}/{path} is of {sorted(map(str, named - {name}))}")
+        return manifest
 
     def usable(self, tell: Callable[[str], None]) -> Iterator[Manifest]:
         """Go through the checkpoints that are whole, the newest first; tell what is wrong.
@@ -146,8 +156,11 @@ class CheckpointFolder:
         CheckpointError
             Naming the file that is missing or damaged.
         """
+        if part.file is None or not FILE_NAME.fullmatch(part.file):
+            raise CheckpointError(f"{part.file!r} is no name of a file of a checkpoint")
+        path = self._inside(part.file)
         try:
-            with self._fs.open(f"{self._root}/{part.file}", "rb") as file:
+            with self._fs.open(path, "rb") as file:
                 archive = np.load(file, allow_pickle=False)
                 arrays = {name: archive[_entry(name)] for name in names}
         except Exception as error:
@@ -204,6 +217,21 @@ class CheckpointFolder:
             self.fetch(part, list(part.arrays))
         return manifest
 
+    def _inside(self, name: str) -> str:
+        """The path of a file in the folder of a checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            Where a link leads elsewhere: what is read here is what was written here.
+        """
+        path = f"{self._root}/{name}"
+        if self._is_local and os.path.realpath(path) != os.path.join(
+            os.path.realpath(self._root), *name.split("/")
+        ):
+            raise CheckpointError(f"{self.url}/{name} is a link to {os.path.realpath(path)}")
+        return path
+
     def _remove(self, name: str) -> None:
         """Remove a checkpoint; another epoch of the fit may do so, too."""
         with suppress(FileNotFoundError):
@@ -213,18 +241,25 @@ class CheckpointFolder:
         """Names of the checkpoints' folders, the newest first."""
         if not self._fs.exists(self._root):
             return []
-        found = (path.rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(self._root, False))
-        return sorted((name for name in found if _NAME.fullmatch(name)), key=_order, reverse=True)
+        paths = (path.rstrip("/") for path in self._fs.ls(self._root, False))
+        own = (path for path in paths if not (self._is_local and os.path.islink(path)))
+        names = (path.rsplit("/", 1)[-1] for path in own)
+        return sorted((n for n in names if FOLDER_NAME.fullmatch(n)), key=_order, reverse=True)
 
 
 def _name_of(key: PartKey | Manifest) -> str:
     """Name of a checkpoint's folder."""
-    return f"{_PREFIX}{key.clock:012d}-{key.run_id}"
+    return f"checkpoint-{key.clock:012d}-{key.run_id}"
+
+
+def _folder_of(part: SavedPart) -> str | None:
+    """Name of the folder that a part says that it is in."""
+    return None if part.file is None else part.file.partition("/")[0]
 
 
 def _order(name: str) -> tuple[int, int]:
     """Epoch and clock of a folder's checkpoint: a run's name ends with its epoch, ``FIT.EPOCH``."""
-    found = _NAME.fullmatch(name)
+    found = FOLDER_NAME.fullmatch(name)
     assert found is not None
     return int(found["epoch"] or 0), int(found["clock"])
 

@@ -20,6 +20,7 @@ put together from whatever blocks they were saved in.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -34,6 +35,8 @@ from dask_petuum.store.rows import is_sparse
 from dask_petuum.store.spec import TableSpec
 
 __all__ = [
+    "FILE_NAME",
+    "FOLDER_NAME",
     "Manifest",
     "Saved",
     "SavedArray",
@@ -48,6 +51,11 @@ Array = npt.NDArray[Any]
 
 DIGEST_BYTES = 16
 _CSR = ("data", "indices", "indptr")
+#: Names of checkpoints' folders, ``checkpoint-CLOCK-RUN``, and of files of parts in them.
+FOLDER_NAME = re.compile(
+    r"checkpoint-(?P<clock>[0-9]{12,})-[0-9A-Za-z_-]+(\.(?P<epoch>[0-9]+))?", re.ASCII
+)
+FILE_NAME = re.compile(rf"(?P<folder>{FOLDER_NAME.pattern})/part-[0-9]{{4,}}\.npz", re.ASCII)
 #: Kinds of numbers that a checkpoint may hold: no objects, no text.
 KINDS = "iufb"
 
@@ -74,7 +82,8 @@ class SavedPart:
     holders
         Addresses of the workers that keep a copy.
     file
-        Name of its file, where there is one.
+        Name of its file below the folder of all checkpoints, where there is one:
+        ``CHECKPOINT/part-RANK.npz``; any other is refused.
     """
 
     rank: int
@@ -309,6 +318,8 @@ def _part(data: Mapping[str, Any]) -> SavedPart:
         shape = tuple(_count(n) for n in info["shape"])
         arrays[_text(name)] = SavedArray(shape, _text(info["dtype"]), _text(info["digest"]))
     file = None if data["file"] is None else _text(data["file"])
+    if file is not None and not FILE_NAME.fullmatch(file):
+        raise ValueError(f"{file!r} is no name of a file of a checkpoint")
     holders = tuple(_text(address) for address in data["holders"])
     return SavedPart(_count(data["rank"]), arrays, holders, file)
 

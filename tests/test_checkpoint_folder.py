@@ -171,7 +171,8 @@ def outside(tmp_path):
 def test_a_manifest_cannot_name_a_file_elsewhere(tmp_path, outside, name):
     folder = CheckpointFolder(str(tmp_path / "own"))
     part = write_part(folder, "f.0", 1)
-    part = replace(part, file=str(outside) if name == "ABSOLUTE" else name)
+    name = str(outside) if name == "ABSOLUTE" else name
+    part = replace(part, file=replace(part.file, name=name))
     with pytest.raises(CheckpointError, match="not a part"):
         SavedPart.from_dict(asdict(part))
     with pytest.raises(CheckpointError, match="is no name of a file of a checkpoint"):
@@ -223,3 +224,48 @@ def test_the_folder_of_all_checkpoints_may_be_a_link(tmp_path):
     assert usable(folder) == [("f.0", 1)]
     assert json.loads((tmp_path / "real" / OUTSIDE / "manifest.json").read_text())["clock"] == 1
     assert os.listdir(tmp_path / "real") == [OUTSIDE]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda data: data[:-1], r"it has \d+ bytes, \d+ were written"),
+        (lambda data: b"", "it has 0 bytes"),
+        (lambda data: data + b"x", r"it has at least \d+ bytes"),
+        (lambda data: data * 3, r"it has at least \d+ bytes"),
+        (lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:], "its digest does not fit"),
+    ],
+)
+def test_a_file_that_is_not_what_was_written_is_refused_before_it_is_parsed(
+    folder, tmp_path, monkeypatch, change, told
+):
+    part = write_part(folder, "f.0", 1)
+    path = tmp_path / part.file.name
+    assert path.stat().st_size == part.file.size
+    assert folder.fetch(part, ["table/0/w"])["table/0/w"].tolist() == [1, 1, 1]
+    path.write_bytes(change(path.read_bytes()))
+    monkeypatch.setattr(np, "load", None)
+    with pytest.raises(CheckpointError, match=f"part-0000.npz is damaged: {told}"):
+        CheckpointFolder(str(tmp_path)).fetch(part, ["table/0/w"])
+
+
+def test_parts_are_on_the_disk_before_their_manifest(folder, tmp_path, monkeypatch):
+    """Bytes and names, each file before the next step; of local files only."""
+    steps = []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: steps.append(os.readlink(f"/proc/self/fd/{number}"))
+    )
+    monkeypatch.setattr(folder._fs, "mv", lambda a, b: steps.append("mv"))
+    write_whole(folder, "f.0", 1)
+    own = str(tmp_path / OUTSIDE)
+    names = [own, str(tmp_path)]
+    assert steps == [
+        f"{own}/part-0000.npz",
+        *names,
+        f"{own}/manifest.json.new",
+        "mv",
+        *names,
+    ]
+    steps.clear()
+    write_whole(CheckpointFolder(f"memory://{tmp_path.name}"), "f.0", 1)
+    assert steps == []

@@ -7,9 +7,10 @@
                                        /manifest.json
 
 Parts are npz files (arrays only: they are read without pickle), each written whole under its name
-before the manifest, which comes last and names each with its arrays' digests. So a crash at any
-byte leaves the checkpoints before it as they were, and a folder without a manifest counts for
-nothing. The manifest carries a digest of itself.
+before the manifest, which comes last and names each with its size, its digest and those of its
+arrays. Local files are on the disk before it names them. So a crash at any byte leaves the
+checkpoints before it as they were, and a folder without a manifest counts for nothing. The
+manifest carries a digest of itself.
 
 The newest is the one of the latest epoch, and of the highest clock among those: an epoch goes on
 from what was the newest that is whole, so whatever an older one has at a higher clock was damaged,
@@ -32,10 +33,12 @@ import numpy as np
 import numpy.typing as npt
 from fsspec.implementations.local import LocalFileSystem
 
+from dask_petuum.checkpoint.file_digest import Hashed, check_file
 from dask_petuum.checkpoint.saved import (
     FILE_NAME,
     FOLDER_NAME,
     Manifest,
+    SavedFile,
     SavedPart,
     check_arrays,
 )
@@ -68,25 +71,30 @@ class CheckpointFolder:
         Where fsspec cannot make sense of the URL.
     """
 
-    # The mutable state is `_whole`: checkpoints that were found whole, or written, by this.
+    # The mutable state is `_whole`: checkpoints that were found whole, or written, by this; and
+    # `_read`: files whose bytes were compared with their digest. Their arrays are each time.
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._whole: set[str] = set()
+        self._read: set[SavedFile] = set()
         self._fs, self._root = fsspec.core.url_to_fs(url)
         self._is_local = isinstance(self._fs, LocalFileSystem)
 
     def __repr__(self) -> str:
         return f"<CheckpointFolder {self.url}>"
 
-    def write_part(self, key: PartKey, arrays: Mapping[str, Array]) -> str:
-        """Write a rank's part; return its name below the folder."""
+    def write_part(self, key: PartKey, arrays: Mapping[str, Array]) -> SavedFile:
+        """Write a rank's part."""
         folder = _name_of(key)
         name = f"{folder}/part-{key.rank:04d}.npz"
         self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
         with self._fs.open(f"{self._root}/{name}", "wb") as file:
-            _write_npz(file, arrays)
-        return name
+            hashed = Hashed(file)
+            _write_npz(hashed, arrays)
+            self._settle(file)
+        self._settle_names(folder)
+        return SavedFile(name, hashed.size, hashed.digest)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Make a checkpoint count, whose parts are all written; then remove what it replaces."""
@@ -95,7 +103,10 @@ class CheckpointFolder:
         folder = f"{self._root}/{_name_of(manifest)}"
         with self._fs.open(f"{folder}/{_MANIFEST}.new", "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            self._settle(getattr(file, "buffer", file))
         self._fs.mv(f"{folder}/{_MANIFEST}.new", f"{folder}/{_MANIFEST}")
+        self._settle_names(_name_of(manifest))
         self._whole.add(_name_of(manifest))
         self._remove_old(_name_of(manifest))
 
@@ -156,19 +167,25 @@ class CheckpointFolder:
         CheckpointError
             Naming the file that is missing or damaged.
         """
-        if part.file is None or not FILE_NAME.fullmatch(part.file):
+        if part.file is None or not FILE_NAME.fullmatch(part.file.name):
             raise CheckpointError(f"{part.file!r} is no name of a file of a checkpoint")
-        path = self._inside(part.file)
+        name = part.file.name
+        path = self._inside(name)
         try:
             with self._fs.open(path, "rb") as file:
+                if part.file not in self._read:
+                    check_file(file, part.file)
+                    self._read.add(part.file)
                 archive = np.load(file, allow_pickle=False)
                 arrays = {name: archive[_entry(name)] for name in names}
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.url}/{name} {error}") from error
         except Exception as error:
-            raise CheckpointError(f"{self.url}/{part.file} cannot be read: {error!r}") from error
+            raise CheckpointError(f"{self.url}/{name} cannot be read: {error!r}") from error
         try:
             check_arrays(part, names, arrays)
         except CheckpointError as error:
-            raise CheckpointError(f"in {self.url}/{part.file} {error}") from error
+            raise CheckpointError(f"in {self.url}/{name} {error}") from error
         return arrays
 
     def next_epoch(self) -> int:
@@ -232,6 +249,23 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.url}/{name} is a link to {os.path.realpath(path)}")
         return path
 
+    def _settle(self, file: Any) -> None:
+        """Get a file's bytes onto the disk, where there is one: before a manifest names them."""
+        if self._is_local:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _settle_names(self, name: str) -> None:
+        """Get the names of a checkpoint's files onto the disk, and that of its folder."""
+        if not self._is_local:
+            return
+        for path in (f"{self._root}/{name}", self._root):
+            folder = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
     def _remove(self, name: str) -> None:
         """Remove a checkpoint; another epoch of the fit may do so, too."""
         with suppress(FileNotFoundError):
@@ -254,7 +288,7 @@ def _name_of(key: PartKey | Manifest) -> str:
 
 def _folder_of(part: SavedPart) -> str | None:
     """Name of the folder that a part says that it is in."""
-    return None if part.file is None else part.file.partition("/")[0]
+    return None if part.file is None else part.file.name.partition("/")[0]
 
 
 def _order(name: str) -> tuple[int, int]:

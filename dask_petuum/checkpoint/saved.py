@@ -11,10 +11,10 @@ a flat mapping of names to arrays. A name is ``kind/number/key``:
 ``run/RANK/KEY``         what a rank has besides
 =======================  ===========================================================
 
-The manifest lists every array with its shape, dtype and digest, so that nothing is taken on
-trust: an array that was changed, cut short or belongs to another run is refused by name. Reading
-runs no code: arrays and JSON only. Parts need not fit the ranks that read them: a table's rows are
-put together from whatever blocks they were saved in.
+The manifest lists every array with its shape, dtype and digest, and every file with its size and
+digest, so that nothing is taken on trust: an array that was changed, cut short or belongs to
+another run is refused by name. Reading runs no code: arrays and JSON only. Parts need not fit the
+ranks that read them: a table's rows are put together from whatever blocks they were saved in.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ __all__ = [
     "Manifest",
     "Saved",
     "SavedArray",
+    "SavedFile",
     "SavedPart",
     "check_arrays",
     "cut_arrays",
@@ -70,6 +71,25 @@ class SavedArray:
 
 
 @dataclass(frozen=True)
+class SavedFile:
+    """A file of a part.
+
+    Parameters
+    ----------
+    name
+        Below the folder of all checkpoints, ``CHECKPOINT/part-RANK.npz``; any other is refused.
+    size
+        Bytes.
+    digest
+        Of these bytes.
+    """
+
+    name: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class SavedPart:
     """What one rank saved.
 
@@ -82,14 +102,13 @@ class SavedPart:
     holders
         Addresses of the workers that keep a copy.
     file
-        Name of its file below the folder of all checkpoints, where there is one:
-        ``CHECKPOINT/part-RANK.npz``; any other is refused.
+        Its file, where there is one.
     """
 
     rank: int
     arrays: Mapping[str, SavedArray]
     holders: tuple[str, ...] = ()
-    file: str | None = None
+    file: SavedFile | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SavedPart:
@@ -317,11 +336,16 @@ def _part(data: Mapping[str, Any]) -> SavedPart:
             raise ValueError(f"a part cannot hold {name!r} of {info['dtype']}")
         shape = tuple(_count(n) for n in info["shape"])
         arrays[_text(name)] = SavedArray(shape, _text(info["dtype"]), _text(info["digest"]))
-    file = None if data["file"] is None else _text(data["file"])
-    if file is not None and not FILE_NAME.fullmatch(file):
-        raise ValueError(f"{file!r} is no name of a file of a checkpoint")
+    file = None if data["file"] is None else _file(data["file"])
     holders = tuple(_text(address) for address in data["holders"])
     return SavedPart(_count(data["rank"]), arrays, holders, file)
+
+
+def _file(data: Mapping[str, Any]) -> SavedFile:
+    name = _text(data["name"])
+    if not FILE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a file of a checkpoint")
+    return SavedFile(name, _count(data["size"]), _text(data["digest"]))
 
 
 def _count(value: Any) -> int:

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import numpy as np
 from store_simulator import Cores, Rank, Simulation
 
-from dask_petuum.checkpoint.saved import Manifest, Saved
+from dask_petuum.checkpoint.saved import Manifest, Saved, SavedFile
 from dask_petuum.checkpoint.saver import Saver
 from dask_petuum.checkpoint.vault import PartKey
 from dask_petuum.exceptions import CheckpointError, ProtocolError, RankLostError, TransportError
@@ -97,13 +97,13 @@ class Folder:
     def __init__(self) -> None:
         self._files: dict[str, dict[str, np.ndarray]] = {}
 
-    def write_part(self, key, arrays) -> str:
-        name = f"{key.run_id}-{key.clock}-{key.rank}"
+    def write_part(self, key, arrays) -> SavedFile:
+        name = f"checkpoint-{key.clock:012d}-{key.run_id}/part-{key.rank:04d}.npz"
         self._files[name] = {name: values.copy() for name, values in arrays.items()}
-        return name
+        return SavedFile(name, 0, "")
 
     def fetch(self, part, names):
-        return {name: self._files[part.file][name].copy() for name in names}
+        return {name: self._files[part.file.name][name].copy() for name in names}
 
 
 class SlowKeeper(_Keeper):
@@ -398,7 +398,11 @@ class RecoverySimulation(Simulation):
         client = SimpleNamespace(
             _client=SimpleNamespace(sync=lambda *arguments, **keywords: reply),
             _fit_id=FIT,
-            _checkpoints=SimpleNamespace(url=self.world.folder and "files", identity={}),
+            _checkpoints=SimpleNamespace(
+                url=self.world.folder and "files",
+                identity={},
+                has_files_of=lambda parts: self.world.folder is not None,
+            ),
             _saved=self._saved,
             _saved_in_files=lambda: None,
         )

@@ -7,34 +7,40 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dask_petuum.checkpoint.saved import Manifest, SavedPart
+from dask_petuum.checkpoint.folder import CheckpointFolder
+from dask_petuum.checkpoint.saved import Manifest, SavedPart, describe
 from dask_petuum.checkpoint.vault import PartKey, Vault
 from dask_petuum.exceptions import CheckpointError, RankLostError, TransportError
+from dask_petuum.runtime.checkpoints import Checkpoints, Place
 from dask_petuum.runtime.cluster_fit import ClusterFit
-from dask_petuum.runtime.kept_parts import _Keeper
+from dask_petuum.runtime.kept_parts import KeptParts, _Keeper
 from dask_petuum.runtime.spec import Keeping
 
 ERROR = RankLostError("rank 1 was lost")
 
 
-def choose(holders, there, newest_file=None, files=False):
+def choose(holders, there, newest_file=None, files=False, has_files=False):
     """Ask for the checkpoint whose parts have these holders, while these workers are there."""
 
-    def newest():
+    def newest(tell):
+        if isinstance(newest_file, Exception):
+            raise newest_file
         if newest_file is None:
-            raise CheckpointError("there is none")
+            tell("all are damaged")
         return newest_file
 
     found = None
     if holders is not None:
-        parts = [SavedPart(rank, {}, tuple(who)) for rank, who in enumerate(holders)]
+        parts = [SavedPart(rank, {}, tuple(who), None) for rank, who in enumerate(holders)]
         found = Manifest("fit", "run", 5, {}, tuple(parts)).to_dict()
     reply = {"checkpoint": found, "there": there}
     url = "memory://somewhere" if files else None
     fit = SimpleNamespace(
         _client=SimpleNamespace(sync=lambda *arguments, **keywords: reply),
         _fit_id="fit",
-        _checkpoints=SimpleNamespace(url=url, identity={}, newest=newest),
+        _checkpoints=SimpleNamespace(
+            url=url, identity={}, newest=newest, has_files_of=lambda parts: has_files
+        ),
         _saved="where the epoch began",
     )
     fit._saved_in_files = lambda: ClusterFit._saved_in_files(fit)
@@ -59,6 +65,25 @@ def test_files_stand_in_for_parts_that_are_lost():
     file = Manifest("fit", "run", 4)
     assert choose(["ab", "bc", "ca"], ["a"], file, files=True) is file
     assert choose(["ab", "bc", "ca"], ["a"], None, files=True) is None
+
+
+def test_files_that_are_read_and_whole_stand_in_for_parts():
+    other = Manifest("fit", "run", 4)
+    manifest = choose(["ab", "bc", "ca"], ["a"], other, files=True, has_files=True)
+    assert manifest.clock == 5
+    assert [part.holders for part in manifest.parts] == [("a",), (), ("a",)]
+    assert choose(["ab", "bc", "ca"], ["a"], other, files=True, has_files=False) is other
+
+
+def test_a_fit_that_finds_no_file_whole_says_that_it_begins_again(caplog):
+    assert choose(None, ["a"], None, files=True) is None
+    assert "the fit begins again: all are damaged" in caplog.text
+
+
+def test_the_files_of_another_fit_end_this_one():
+    """It must not write over them."""
+    with pytest.raises(CheckpointError, match="of another fit"):
+        choose(None, ["a"], CheckpointError("it is of another fit"), files=True)
 
 
 def test_a_fit_on_one_worker_begins_again_without_it():
@@ -89,3 +114,70 @@ def test_only_a_single_rank_does_without_a_copy(error):
     assert kept.vault.keys == [key]
     with pytest.raises(type(error)):
         _Keeper(kept, Keeping("fit", ("b", "a")), 0, None).keep(key, part, {})
+
+
+class Workers:
+    """Three workers that keep the same part, and its file."""
+
+    def __init__(self, folder):
+        self.arrays = {"run/0/x": np.arange(5.0), "run/0/y": np.zeros(0)}
+        self.key = PartKey("fit", "run", 5, 0)
+        self.folder = CheckpointFolder(str(folder))
+        looks = {name: describe(values) for name, values in self.arrays.items()}
+        file = self.folder.write_part(self.key, self.arrays)
+        self.part = SavedPart(0, looks, ("a", "b", "c"), file)
+        self.file = next(folder.rglob("*.npz"))
+        node = SimpleNamespace(wrap=np.copy, call=self._call)
+        self.kept = {name: KeptParts(name, node, lambda reply: reply, None) for name in "abc"}
+        for kept in self.kept.values():
+            kept.vault.put(self.key, {name: a.copy() for name, a in self.arrays.items()})
+
+    def _call(self, address, operation, message):
+        if address not in self.kept:
+            raise TransportError(f"{address} is gone", final=True)
+        return self.kept[address].give(message)
+
+    def damage(self, *names):
+        """Change the copies of some workers; "file": the file."""
+        for name in names:
+            if name == "file":
+                self.file.write_bytes(self.file.read_bytes().replace(b"\x08@", b"\x08A"))
+            else:
+                self.kept[name].vault.get(self.key, "run/0/x")[2] += 1
+
+    def fetch(self):
+        """What worker b gets."""
+        manifest = Manifest("fit", "run", 5, {}, (self.part,))
+        names = list(self.arrays)
+        return self.kept["b"]._fetch(manifest, self.part, names, self.folder)
+
+
+@pytest.mark.parametrize("damaged", ["", "b", "a", "bc", "ab", "abc"])
+@pytest.mark.parametrize("gone", ["", "a", "ac"])
+def test_a_copy_that_is_damaged_is_passed_over(tmp_path, damaged, gone):
+    workers = Workers(tmp_path)
+    workers.damage(*damaged)
+    for address in gone:
+        del workers.kept[address]
+    found = workers.fetch()
+    for name, values in workers.arrays.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_where_no_copy_is_whole_that_is_a_loss_of_all_that_are_named(tmp_path):
+    """A loss, from which the fit goes on; an error of the program would end it."""
+    workers = Workers(tmp_path)
+    workers.damage("a", "b", "file")
+    del workers.kept["c"]
+    with pytest.raises(TransportError, match=r"b: .*damaged.*a: .*damaged.*c is gone.*npz") as told:
+        workers.fetch()
+    assert told.value.final
+
+
+def test_a_file_that_was_damaged_is_no_file_of_a_part(tmp_path):
+    workers = Workers(tmp_path / "run-0000")
+    checkpoints = Checkpoints(Place(str(tmp_path)), {})
+    assert checkpoints.has_files_of([workers.part])
+    workers.damage("file")
+    assert not checkpoints.has_files_of([workers.part])
+    assert not checkpoints.has_files_of([SavedPart(0, {}, ("a",))])

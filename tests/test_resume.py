@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from unittest.mock import patch
+
 import dask
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from conftest import PATIENCE
 
 from dask_petuum import (
     LDA,
@@ -18,6 +23,7 @@ from dask_petuum import (
     MatrixFactorization,
     SoftmaxRegression,
 )
+from dask_petuum.checkpoint.folder import CheckpointFolder
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(600, 6))
@@ -78,15 +84,26 @@ class Stopped(Exception):
 
 
 def interrupt(estimator, data, folder):
-    """Fit until a checkpoint is there."""
+    """Fit until a checkpoint is there; short fits wait for it, a disk may be slow."""
+    written, calls, write = threading.Event(), itertools.count(1), CheckpointFolder.write_manifest
+
+    def noted(self, manifest):
+        write(self, manifest)
+        written.set()
 
     def stop(record):
+        if next(calls) >= 4:
+            written.wait(PATIENCE)
         if next(folder.rglob("manifest.json"), None) is not None:
             raise Stopped
         return False
 
     estimator._print = stop
-    with dask.config.set({"petuum.checkpoint.clocks": 2}), pytest.raises(Stopped):
+    with (
+        dask.config.set({"petuum.checkpoint.clocks": 2}),
+        patch.object(CheckpointFolder, "write_manifest", noted),
+        pytest.raises(Stopped),
+    ):
         estimator.fit(*data)
 
 

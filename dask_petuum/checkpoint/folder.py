@@ -7,9 +7,14 @@
                                        /manifest.json
 
 Parts are npz files (arrays only: they are read without pickle), each written whole under its name
-before the manifest, which comes last and names each with its arrays' digests. So a crash at any
-byte leaves the checkpoints before it as they were, and a folder without a manifest counts for
-nothing. The manifest carries a digest of itself. The two newest are kept.
+before the manifest, which comes last and names each with its size, its digest and those of its
+arrays. Local files are on the disk before it names them. So a crash at any byte leaves the
+checkpoints before it as they were, and a folder without a manifest counts for nothing. The
+manifest carries a digest of itself.
+
+The newest is the one of the latest epoch, and of the highest clock among those: an epoch goes on
+from what was the newest that is whole, so whatever an older one has at a higher clock was damaged,
+or came too late. The two newest that are whole are kept; what is not whole pushes none of them out.
 """
 
 from __future__ import annotations
@@ -17,15 +22,26 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import fsspec
 import numpy as np
 import numpy.typing as npt
+from fsspec.implementations.local import LocalFileSystem
 
-from dask_petuum.checkpoint.saved import Manifest, SavedPart, describe
+from dask_petuum.checkpoint.file_digest import Hashed, check_file
+from dask_petuum.checkpoint.saved import (
+    FILE_NAME,
+    FOLDER_NAME,
+    Manifest,
+    SavedFile,
+    SavedPart,
+    check_arrays,
+)
 from dask_petuum.checkpoint.vault import PartKey
 from dask_petuum.exceptions import CheckpointError
 
@@ -38,7 +54,6 @@ logger = logging.getLogger(__name__)
 FORMAT = "dask_petuum checkpoint"
 FORMAT_VERSION = 1
 N_KEPT = 2
-_PREFIX = "checkpoint-"
 _MANIFEST = "manifest.json"
 
 
@@ -56,32 +71,44 @@ class CheckpointFolder:
         Where fsspec cannot make sense of the URL.
     """
 
+    # The mutable state is `_whole`: checkpoints that were found whole, or written, by this; and
+    # `_read`: files whose bytes were compared with their digest. Their arrays are each time.
+
     def __init__(self, url: str) -> None:
         self.url = url
+        self._whole: set[str] = set()
+        self._read: set[SavedFile] = set()
         self._fs, self._root = fsspec.core.url_to_fs(url)
+        self._is_local = isinstance(self._fs, LocalFileSystem)
 
     def __repr__(self) -> str:
         return f"<CheckpointFolder {self.url}>"
 
-    def write_part(self, key: PartKey, arrays: Mapping[str, Array]) -> str:
-        """Write a rank's part; return its name below the folder."""
-        folder = f"{_PREFIX}{key.clock:012d}-{key.run_id}"
+    def write_part(self, key: PartKey, arrays: Mapping[str, Array]) -> SavedFile:
+        """Write a rank's part."""
+        folder = _name_of(key)
         name = f"{folder}/part-{key.rank:04d}.npz"
         self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
         with self._fs.open(f"{self._root}/{name}", "wb") as file:
-            _write_npz(file, arrays)
-        return name
+            hashed = Hashed(file)
+            _write_npz(hashed, arrays)
+            self._settle(file)
+        self._settle_names(folder)
+        return SavedFile(name, hashed.size, hashed.digest)
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Make a checkpoint count, whose parts are all written; then remove those before it."""
+        """Make a checkpoint count, whose parts are all written; then remove what it replaces."""
         body = {"format": FORMAT, "version": FORMAT_VERSION, **manifest.to_dict()}
         text = json.dumps({**body, "digest": _digest_of(body)})
-        folder = f"{self._root}/{_PREFIX}{manifest.clock:012d}-{manifest.run_id}"
+        folder = f"{self._root}/{_name_of(manifest)}"
         with self._fs.open(f"{folder}/{_MANIFEST}.new", "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            self._settle(getattr(file, "buffer", file))
         self._fs.mv(f"{folder}/{_MANIFEST}.new", f"{folder}/{_MANIFEST}")
-        for name in self._folders()[N_KEPT:]:
-            self._fs.rm(f"{self._root}/{name}", recursive=True)
+        self._settle_names(_name_of(manifest))
+        self._whole.add(_name_of(manifest))
+        self._remove_old(_name_of(manifest))
 
     def names(self) -> list[str]:
         """Folders with a manifest, the newest first."""
@@ -97,7 +124,7 @@ class CheckpointFolder:
         """
         path = f"{name}/{_MANIFEST}"
         try:
-            with self._fs.open(f"{self._root}/{path}", "r", encoding="utf-8") as file:
+            with self._fs.open(self._inside(path), "r", encoding="utf-8") as file:
                 body = json.loads(file.read())
             found, own = body.get("format"), body.pop("digest", None)
         except (OSError, ValueError, AttributeError) as error:
@@ -111,7 +138,11 @@ class CheckpointFolder:
             )
         if own != _digest_of(body):
             raise CheckpointError(f"{self.url}/{path} is damaged: its digest does not fit")
-        return Manifest.from_dict(body)
+        manifest = Manifest.from_dict(body)
+        named = {_name_of(manifest), *(_folder_of(part) for part in manifest.parts)}
+        if named != {name}:
+            raise CheckpointError(f"{self.url}/{path} is of {sorted(map(str, named - {name}))}")
+        return manifest
 
     def usable(self, tell: Callable[[str], None]) -> Iterator[Manifest]:
         """Go through the checkpoints that are whole, the newest first; tell what is wrong.
@@ -120,13 +151,12 @@ class CheckpointFolder:
         """
         for name in self.names():
             try:
-                manifest = self.read_manifest(name)
-                for part in manifest.parts:
-                    self._check(part)
+                manifest = self._check(name)
             except CheckpointError as error:
                 logger.warning("A checkpoint is left out: %s", error)
                 tell(str(error))
             else:
+                self._whole.add(name)
                 yield manifest
 
     def fetch(self, part: SavedPart, names: Sequence[str]) -> dict[str, Array]:
@@ -137,29 +167,135 @@ class CheckpointFolder:
         CheckpointError
             Naming the file that is missing or damaged.
         """
+        if part.file is None or not FILE_NAME.fullmatch(part.file.name):
+            raise CheckpointError(f"{part.file!r} is no name of a file of a checkpoint")
+        name = part.file.name
+        path = self._inside(name)
         try:
-            with self._fs.open(f"{self._root}/{part.file}", "rb") as file:
+            with self._fs.open(path, "rb") as file:
+                if part.file not in self._read:
+                    check_file(file, part.file)
+                    self._read.add(part.file)
                 archive = np.load(file, allow_pickle=False)
-                return {name: archive[_entry(name)] for name in names}
+                arrays = {name: archive[_entry(name)] for name in names}
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.url}/{name} {error}") from error
         except Exception as error:
-            raise CheckpointError(f"{self.url}/{part.file} cannot be read: {error!r}") from error
+            raise CheckpointError(f"{self.url}/{name} cannot be read: {error!r}") from error
+        try:
+            check_arrays(part, names, arrays)
+        except CheckpointError as error:
+            raise CheckpointError(f"in {self.url}/{name} {error}") from error
+        return arrays
+
+    def next_epoch(self) -> int:
+        """The number of an epoch that begins now: behind all those that have left anything here."""
+        return max((_order(name)[0] + 1 for name in self._folders()), default=0)
+
+    def remove_parts(self) -> None:
+        """Remove parts of checkpoints without a manifest: of whoever was here before is no more."""
+        for name in set(self._folders()) - set(self.names()):
+            self._remove(name)
 
     def clear(self) -> None:
         """Remove all checkpoints: the fit is done."""
         for name in self._folders():
-            self._fs.rm(f"{self._root}/{name}", recursive=True)
+            self._remove(name)
 
-    def _check(self, part: SavedPart) -> None:
-        for name, array in self.fetch(part, list(part.arrays)).items():
-            if describe(array) != part.arrays[name]:
-                raise CheckpointError(f"{name!r} in {self.url}/{part.file} is damaged")
+    def _remove_old(self, written: str) -> None:
+        """Remove what the checkpoint that was written replaces.
+
+        These are parts of which no checkpoint will be made any more, and all that is older than
+        `N_KEPT` checkpoints that are whole. What a later epoch has is not this one's to remove.
+        """
+        counted = self.names()
+        kept = [name for name in counted if self._is_whole(name)][:N_KEPT]
+        for name in self._folders():
+            if name in kept or not _order(name) < _order(written):
+                continue
+            if name not in counted or len(kept) == N_KEPT:
+                self._remove(name)
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a checkpoint is whole; each that another has written is read once."""
+        if name not in self._whole:
+            try:
+                self._check(name)
+            except CheckpointError as error:
+                logger.warning("A checkpoint does not count: %s", error)
+                return False
+            self._whole.add(name)
+        return True
+
+    def _check(self, name: str) -> Manifest:
+        """Read a checkpoint and compare it with its digests."""
+        manifest = self.read_manifest(name)
+        for part in manifest.parts:
+            self.fetch(part, list(part.arrays))
+        return manifest
+
+    def _inside(self, name: str) -> str:
+        """The path of a file in the folder of a checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            Where a link leads elsewhere: what is read here is what was written here.
+        """
+        path = f"{self._root}/{name}"
+        if self._is_local and os.path.realpath(path) != os.path.join(
+            os.path.realpath(self._root), *name.split("/")
+        ):
+            raise CheckpointError(f"{self.url}/{name} is a link to {os.path.realpath(path)}")
+        return path
+
+    def _settle(self, file: Any) -> None:
+        """Get a file's bytes onto the disk, where there is one: before a manifest names them."""
+        if self._is_local:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _settle_names(self, name: str) -> None:
+        """Get the names of a checkpoint's files onto the disk, and that of its folder."""
+        if not self._is_local:
+            return
+        for path in (f"{self._root}/{name}", self._root):
+            folder = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _remove(self, name: str) -> None:
+        """Remove a checkpoint; another epoch of the fit may do so, too."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(f"{self._root}/{name}", recursive=True)
 
     def _folders(self) -> list[str]:
         """Names of the checkpoints' folders, the newest first."""
         if not self._fs.exists(self._root):
             return []
-        found = (path.rstrip("/").rsplit("/", 1)[-1] for path in self._fs.ls(self._root, False))
-        return sorted((name for name in found if name.startswith(_PREFIX)), reverse=True)
+        paths = (path.rstrip("/") for path in self._fs.ls(self._root, False))
+        own = (path for path in paths if not (self._is_local and os.path.islink(path)))
+        names = (path.rsplit("/", 1)[-1] for path in own)
+        return sorted((n for n in names if FOLDER_NAME.fullmatch(n)), key=_order, reverse=True)
+
+
+def _name_of(key: PartKey | Manifest) -> str:
+    """Name of a checkpoint's folder."""
+    return f"checkpoint-{key.clock:012d}-{key.run_id}"
+
+
+def _folder_of(part: SavedPart) -> str | None:
+    """Name of the folder that a part says that it is in."""
+    return None if part.file is None else part.file.name.partition("/")[0]
+
+
+def _order(name: str) -> tuple[int, int]:
+    """Epoch and clock of a folder's checkpoint: a run's name ends with its epoch, ``FIT.EPOCH``."""
+    found = FOLDER_NAME.fullmatch(name)
+    assert found is not None
+    return int(found["epoch"] or 0), int(found["clock"])
 
 
 def _write_npz(file: Any, arrays: Mapping[str, Array]) -> None:

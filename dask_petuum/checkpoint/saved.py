@@ -11,15 +11,16 @@ a flat mapping of names to arrays. A name is ``kind/number/key``:
 ``run/RANK/KEY``         what a rank has besides
 =======================  ===========================================================
 
-The manifest lists every array with its shape, dtype and digest, so that nothing is taken on
-trust: an array that was changed, cut short or belongs to another run is refused by name. Reading
-runs no code: arrays and JSON only. Parts need not fit the ranks that read them: a table's rows are
-put together from whatever blocks they were saved in.
+The manifest lists every array with its shape, dtype and digest, and every file with its size and
+digest, so that nothing is taken on trust: an array that was changed, cut short or belongs to
+another run is refused by name. Reading runs no code: arrays and JSON only. Parts need not fit the
+ranks that read them: a table's rows are put together from whatever blocks they were saved in.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -33,12 +34,29 @@ from dask_petuum.store.owner import Cut
 from dask_petuum.store.rows import is_sparse
 from dask_petuum.store.spec import TableSpec
 
-__all__ = ["Manifest", "Saved", "SavedArray", "SavedPart", "cut_arrays", "describe", "digest"]
+__all__ = [
+    "FILE_NAME",
+    "FOLDER_NAME",
+    "Manifest",
+    "Saved",
+    "SavedArray",
+    "SavedFile",
+    "SavedPart",
+    "check_arrays",
+    "cut_arrays",
+    "describe",
+    "digest",
+]
 
 Array = npt.NDArray[Any]
 
 DIGEST_BYTES = 16
 _CSR = ("data", "indices", "indptr")
+#: Names of checkpoints' folders, ``checkpoint-CLOCK-RUN``, and of files of parts in them.
+FOLDER_NAME = re.compile(
+    r"checkpoint-(?P<clock>[0-9]{12,})-[0-9A-Za-z_-]+(\.(?P<epoch>[0-9]+))?", re.ASCII
+)
+FILE_NAME = re.compile(rf"(?P<folder>{FOLDER_NAME.pattern})/part-[0-9]{{4,}}\.npz", re.ASCII)
 #: Kinds of numbers that a checkpoint may hold: no objects, no text.
 KINDS = "iufb"
 
@@ -49,6 +67,25 @@ class SavedArray:
 
     shape: tuple[int, ...]
     dtype: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """A file of a part.
+
+    Parameters
+    ----------
+    name
+        Below the folder of all checkpoints, ``CHECKPOINT/part-RANK.npz``; any other is refused.
+    size
+        Bytes.
+    digest
+        Of these bytes.
+    """
+
+    name: str
+    size: int
     digest: str
 
 
@@ -65,13 +102,13 @@ class SavedPart:
     holders
         Addresses of the workers that keep a copy.
     file
-        Name of its file, where there is one.
+        Its file, where there is one.
     """
 
     rank: int
     arrays: Mapping[str, SavedArray]
     holders: tuple[str, ...] = ()
-    file: str | None = None
+    file: SavedFile | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SavedPart:
@@ -148,7 +185,7 @@ class Manifest:
             raise CheckpointError(f"this is not a checkpoint's manifest: {error!r}") from error
 
 
-#: Gets arrays of a part by name, from wherever it is kept.
+#: Gets arrays of a part by name, from a copy in which they are what the manifest says.
 Fetch = Callable[[SavedPart, Sequence[str]], Mapping[str, Array]]
 
 
@@ -160,7 +197,7 @@ class Saved:
     manifest
         Which.
     fetch
-        Gets arrays of a part.
+        Gets arrays of a part; raises where no copy of them is whole.
     """
 
     def __init__(self, manifest: Manifest, fetch: Fetch) -> None:
@@ -190,7 +227,7 @@ class Saved:
         Raises
         ------
         CheckpointError
-            Where there are none, or they are damaged.
+            Where there are none.
         """
         found = self._where.get((kind, number))
         if found is None:
@@ -198,7 +235,7 @@ class Saved:
         out = {}
         for part in {id(part): part for part, _, _ in found}.values():
             names = {name: key for other, name, key in found if other is part}
-            for name, array in self._get(part, list(names)).items():
+            for name, array in self._fetch(part, list(names)).items():
                 out[names[name]] = array
         return out
 
@@ -208,7 +245,7 @@ class Saved:
         Raises
         ------
         CheckpointError
-            Where some are missing or damaged.
+            Where some are missing.
         """
         pieces = []
         reached = start
@@ -235,7 +272,7 @@ class Saved:
             part, name = found
             if first + part.arrays[name].shape[0] <= start:
                 return None
-            return self._get(part, [name])[name]
+            return self._fetch(part, [name])[name]
         found = self._named("csr.indptr", first, spec.name)
         if found is None or first >= stop:
             return None
@@ -244,7 +281,7 @@ class Saved:
         if first + n_rows <= start:
             return None
         names = [f"csr.{what}/{first}/{spec.name}" for what in _CSR]
-        arrays = self._get(part, names)
+        arrays = self._fetch(part, names)
         return sp.csr_array(tuple(arrays[n] for n in names), shape=(n_rows, spec.n_cols))
 
     def _named(self, kind: str, number: int, key: str) -> tuple[SavedPart, str] | None:
@@ -252,17 +289,6 @@ class Saved:
             if found == key:
                 return part, name
         return None
-
-    def _get(self, part: SavedPart, names: Sequence[str]) -> Mapping[str, Array]:
-        arrays = self._fetch(part, names)
-        for name in names:
-            expected = part.arrays[name]
-            if name not in arrays or describe(arrays[name]) != expected:
-                raise CheckpointError(
-                    f"{name!r} of rank {part.rank} in {self!r} is damaged: its contents do not "
-                    "fit the manifest"
-                )
-        return arrays
 
 
 def cut_arrays(cut: Cut) -> dict[str, Array]:
@@ -282,6 +308,21 @@ def describe(array: Array) -> SavedArray:
     return SavedArray(tuple(array.shape), array.dtype.str, digest(array))
 
 
+def check_arrays(part: SavedPart, names: Sequence[str], arrays: Mapping[str, Array]) -> None:
+    """Compare arrays of a copy of a part with what the manifest says of them.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the first that is not there, or is another one.
+    """
+    for name in names:
+        if name not in arrays or describe(arrays[name]) != part.arrays[name]:
+            raise CheckpointError(
+                f"{name!r} of rank {part.rank} is damaged: its contents do not fit the manifest"
+            )
+
+
 def digest(array: Array) -> str:
     """Hash an array's bytes; releases the GIL."""
     flat = np.ascontiguousarray(array).reshape(-1)
@@ -295,9 +336,16 @@ def _part(data: Mapping[str, Any]) -> SavedPart:
             raise ValueError(f"a part cannot hold {name!r} of {info['dtype']}")
         shape = tuple(_count(n) for n in info["shape"])
         arrays[_text(name)] = SavedArray(shape, _text(info["dtype"]), _text(info["digest"]))
-    file = None if data["file"] is None else _text(data["file"])
+    file = None if data["file"] is None else _file(data["file"])
     holders = tuple(_text(address) for address in data["holders"])
     return SavedPart(_count(data["rank"]), arrays, holders, file)
+
+
+def _file(data: Mapping[str, Any]) -> SavedFile:
+    name = _text(data["name"])
+    if not FILE_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a file of a checkpoint")
+    return SavedFile(name, _count(data["size"]), _text(data["digest"]))
 
 
 def _count(value: Any) -> int:

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from numpy.typing import DTypeLike
 
 from dask_petuum.data.blocks import Matrix, Vector, as_matrix, as_vector, as_weights, read_only
+from dask_petuum.data.fingerprint import fingerprint
 
 __all__ = ["Partition", "PieceSize", "canonical_piece", "check_sizes", "measure", "to_partition"]
 
@@ -27,12 +28,15 @@ class PieceSize:
         Stored values: ``n_rows * n_cols`` if dense, explicit zeros included if sparse.
     nbytes
         Bytes of X, y and the weights together.
+    digest
+        Hash of the contents as they were given, where it was asked for.
     """
 
     n_rows: int
     n_cols: int
     nnz: int
     nbytes: int
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,9 @@ def canonical_piece(
 
 
 def measure(
-    piece: tuple[Any, Any, Any], check: Callable[[Any, Any, Any], None] | None = None
+    piece: tuple[Any, Any, Any],
+    check: Callable[[Any, Any, Any], None] | None = None,
+    hashed: bool = False,
 ) -> PieceSize:
     """Return a piece's size, and let ``check`` look at its values; runs where the piece lies.
 
@@ -121,6 +127,8 @@ def measure(
     check
         Called with the three in the form that a `Partition` holds (values not yet cast); raises
         on values that the estimator refuses.
+    hashed
+        Whether to hash the contents.
     """
     data, y, sample_weight = canonical_piece(piece)
     if check is not None:
@@ -133,7 +141,8 @@ def measure(
     else:
         nnz = int(n_rows * n_cols)
         nbytes += data.nbytes
-    return PieceSize(n_rows=int(n_rows), n_cols=int(n_cols), nnz=nnz, nbytes=int(nbytes))
+    digest = fingerprint(data, y, sample_weight) if hashed else ""
+    return PieceSize(int(n_rows), int(n_cols), nnz, int(nbytes), digest)
 
 
 def check_sizes(

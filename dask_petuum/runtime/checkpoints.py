@@ -7,17 +7,20 @@ ended well leaves none.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dask_petuum.checkpoint.folder import CheckpointFolder
-from dask_petuum.checkpoint.saved import Manifest
+from dask_petuum.checkpoint.saved import Manifest, SavedPart
 from dask_petuum.exceptions import CheckpointError
-from dask_petuum.runtime.options import RunOptions, RunResult
-from dask_petuum.runtime.program import Program
+from dask_petuum.runtime.fit_identity import differences
+from dask_petuum.runtime.options import RunResult
 
-__all__ = ["Checkpoints", "Place", "identity_of"]
+__all__ = ["Checkpoints", "Place"]
+
+logger = logging.getLogger(__name__)
 
 #: Runs of a fit that are looked for behind one without checkpoints.
 N_RUNS = 16
@@ -80,7 +83,9 @@ class Checkpoints:
     place
         Of the fit.
     identity
-        See `identity_of`.
+        See `dask_petuum.runtime.fit_identity.identity_of`; not looked at where there is no URL.
+    resumable
+        Whether the program keeps checkpoints.
     """
 
     def __init__(self, place: Place, identity: Mapping[str, Any], resumable: bool = True) -> None:
@@ -114,67 +119,76 @@ class Checkpoints:
             return None
         if self._folder.names():
             self._place.has_resumed = True
-            return self.newest()
+            problems: list[str] = []
+            newest = self.newest(problems.append)
+            if newest is None:
+                why = "; ".join(problems)
+                raise CheckpointError(f"there is no checkpoint to go on from at {self.url}: {why}")
+            return newest
         if self._place.has_resumed or self._place.holds_any():
             return None  # it is of another of the fit's runs
         raise CheckpointError(f"there is no checkpoint to go on from at {self._place.url}")
 
-    def newest(self) -> Manifest:
-        """The newest checkpoint that is whole.
+    def newest(self, tell: Callable[[str], None]) -> Manifest | None:
+        """The newest checkpoint that is whole; None: none is.
+
+        Parameters
+        ----------
+        tell
+            Called with what is wrong with each that is not whole.
 
         Raises
         ------
         CheckpointError
-            Where there is none, or it is of another fit.
+            Where it is of another fit.
         """
         assert self._folder is not None
-        problems: list[str] = []
-        for manifest in self._folder.usable(problems.append):
-            differs = {
-                name: (manifest.identity.get(name), wanted)
-                for name, wanted in self.identity.items()
-                if manifest.identity.get(name) != wanted
-            }
-            if differs:
-                text = "; ".join(f"{n}: {a!r} there, {b!r} here" for n, (a, b) in differs.items())
+        for manifest in self._folder.usable(tell):
+            found = differences(manifest.identity, self.identity)
+            if found:
+                text = "; ".join(found)
                 raise CheckpointError(f"the checkpoint at {self.url} is of another fit: {text}")
-            return manifest
-        why = f": {'; '.join(problems)}" if problems else ""
-        raise CheckpointError(f"there is no checkpoint to go on from at {self.url}{why}")
+            return manifest.held_by(())  # nobody else is asked, who may be gone: that takes long
+        return None
 
-    def begin(self) -> None:
-        """Make sure that the place is free, unless it is gone on from.
+    def has_files_of(self, parts: Sequence[SavedPart]) -> bool:
+        """Whether there is a file of each of some parts, and all are whole: they are read."""
+        if self._folder is None or not all(part.file for part in parts):
+            return False
+        try:
+            for part in parts:
+                self._folder.fetch(part, list(part.arrays))
+        except CheckpointError as error:
+            logger.warning("A checkpoint is left out: %s", error)
+            return False
+        return True
+
+    def begin(self) -> int:
+        """Make sure that the place is free, unless it is gone on from; say which epoch begins.
+
+        Epochs are numbered behind those of fits that this one goes on from. Parts of checkpoints
+        that these did not end are removed.
 
         Raises
         ------
         CheckpointError
             Where checkpoints of another fit are.
         """
-        if self._folder is None or self._place.resumes or self._place.has_begun:
-            return
-        self._place.has_begun = True
-        if self._folder.names() or self._place.holds_any():
-            url = self._place.url
-            raise CheckpointError(
-                f"there are checkpoints of a fit at {url}: go on from them with "
-                f"fit(..., resume={url!r}), remove them, or choose another place"
-            )
+        if self._folder is None:
+            return 0
+        if not self._place.resumes and not self._place.has_begun:
+            self._place.has_begun = True
+            if self._folder.names() or self._place.holds_any():
+                url = self._place.url
+                raise CheckpointError(
+                    f"there are checkpoints of a fit at {url}: go on from them with "
+                    f"fit(..., resume={url!r}), remove them, or choose another place"
+                )
+        epoch = self._folder.next_epoch()
+        self._folder.remove_parts()
+        return epoch
 
     def end(self, result: RunResult) -> None:
         """Remove the files of a run that has ended well."""
         if self._folder is not None and result.stopped_by != "interrupt":
             self._folder.clear()
-
-
-def identity_of(program: Program, options: RunOptions, n_rows: Sequence[int]) -> Mapping[str, Any]:
-    """What must agree so that one run may go on from another's checkpoint; plain data for JSON."""
-    tables = [
-        [spec.name, [int(n) for n in spec.shape], str(spec.dtype)] for spec in program.tables()
-    ]
-    return {
-        "program": type(program).__name__,
-        "tables": tables,
-        "rows of partitions": [int(n) for n in n_rows],
-        "seed": options.seed,
-        "max_clocks": options.max_clocks,
-    }

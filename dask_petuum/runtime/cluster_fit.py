@@ -18,7 +18,7 @@ from distributed import Client
 from dask_petuum.checkpoint.saved import Manifest
 from dask_petuum.config import get
 from dask_petuum.data import Partition
-from dask_petuum.exceptions import CheckpointError, RankLostError, TransportError
+from dask_petuum.exceptions import RankLostError, TransportError
 from dask_petuum.runtime import adapter, config
 from dask_petuum.runtime.checkpoints import Checkpoints
 from dask_petuum.runtime.cluster_partitions import PlacedPartitions
@@ -81,7 +81,7 @@ class ClusterFit:
         self._told = _Told(options.monitor)
         self._fit_id = new_run_id()
         self._checkpoints = checkpoints
-        self._epoch = 0
+        self._epoch = self._first_epoch = 0
         self._saved: Manifest | None = None
         self._n_losses = 0
         self._slowness: dict[str, float] | None = None
@@ -98,9 +98,11 @@ class ClusterFit:
         RankLostError
             Where the fit cannot go on: too many losses in a row, no worker, or a checkpoint that
             was lost with two workers.
+        CheckpointError
+            Where the files to go on from are damaged, or of another fit.
         """
         self._saved = self._checkpoints.to_resume()
-        self._checkpoints.begin()
+        self._epoch = self._first_epoch = self._checkpoints.begin()
         try:
             while True:
                 try:
@@ -129,7 +131,7 @@ class ClusterFit:
             save_clocks=clocks,
             save_seconds=seconds,
             bounded=self._consistency.bounded,
-            elapsed=time.monotonic() - self._began if self._epoch else 0.0,
+            elapsed=time.monotonic() - self._began if self._epoch > self._first_epoch else 0.0,
         )
         hidden = hidden_tables(self._program, plan)
         tables = (*self._program.tables(), *hidden)
@@ -218,6 +220,8 @@ class ClusterFit:
         ------
         RankLostError
             Where there was one and it is gone.
+        CheckpointError
+            Where the files are of another fit.
         """
         reply = self._client.sync(
             adapter.ask_scheduler, self._client, "petuum_checkpoint", fit_id=self._fit_id
@@ -227,8 +231,8 @@ class ClusterFit:
             return self._saved_in_files() if self._checkpoints.url else self._saved
         manifest = Manifest.from_dict({**found, "identity": dict(self._checkpoints.identity)})
         within_reach = manifest.held_by(reply["there"])
-        lost = [part for part in within_reach.parts if not part.holders and part.file is None]
-        if not lost:
+        lost = [part for part in within_reach.parts if not part.holders]
+        if not lost or self._checkpoints.has_files_of(lost):
             return within_reach
         if self._checkpoints.url:
             return self._saved_in_files()
@@ -242,11 +246,20 @@ class ClusterFit:
         ) from error
 
     def _saved_in_files(self) -> Manifest | None:
-        try:
-            return self._checkpoints.newest()
-        except CheckpointError as error:
-            logger.warning("%s", error)
-            return None
+        """The newest checkpoint that is whole in files; None: the fit begins again.
+
+        Raises
+        ------
+        CheckpointError
+            Where the files are of another fit: this one must not write over them.
+        """
+        problems: list[str] = []
+        found = self._checkpoints.newest(problems.append)
+        if found is None:
+            why = "; ".join(problems) or "there is none yet"
+            url = self._checkpoints.url
+            logger.warning("No checkpoint at %s is whole, the fit begins again: %s", url, why)
+        return found
 
     def _wait_for_workers(self) -> None:
         """Give workers that were lost the time to come back, and those that are silent to speak."""

@@ -11,10 +11,11 @@ from distributed import Client
 from dask_petuum.config import get
 from dask_petuum.data import Dataset, Partition, PieceSize
 from dask_petuum.exceptions import RankLostError
-from dask_petuum.runtime.checkpoints import Checkpoints, Place, identity_of
+from dask_petuum.runtime.checkpoints import Checkpoints, Place
 from dask_petuum.runtime.cluster_fit import ClusterFit
 from dask_petuum.runtime.cluster_partitions import PlacedPartitions, key_of
 from dask_petuum.runtime.cluster_tasks import gather_pinned, released_on_failure
+from dask_petuum.runtime.fit_identity import identity_of
 from dask_petuum.runtime.job import Check, Job
 from dask_petuum.runtime.options import RunOptions, RunResult
 from dask_petuum.runtime.program import Program
@@ -71,7 +72,10 @@ class ClusterJob(Job):
         check_n_jobs(n_jobs)
         self._n_jobs = n_jobs
         self._place = place or Place()
-        self._partitions = self._persist(lambda: PlacedPartitions(client, dataset, check, dtype))
+        hashed = self._place.url is not None
+        self._partitions = self._persist(
+            lambda: PlacedPartitions(client, dataset, check, dtype, hashed)
+        )
         self.sizes: Sequence[PieceSize] = self._partitions.sizes
 
     def __repr__(self) -> str:
@@ -84,7 +88,8 @@ class ClusterJob(Job):
 
     def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program in all ranks; go on after losses."""
-        identity = identity_of(program, options, [size.n_rows for size in self.sizes])
+        has_url = self._place.url is not None
+        identity = identity_of(program, options, self.sizes) if has_url else {}
         checkpoints = Checkpoints(self._place, identity, program.resumable)
         fit = ClusterFit(self._client, self._partitions, program, options, checkpoints)
         fit.n_jobs = self._n_jobs

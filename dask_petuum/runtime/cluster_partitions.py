@@ -43,13 +43,20 @@ class PlacedPartitions:
         Connected to the cluster, which is armed where it is not.
     dataset, check, dtype
         See :class:`dask_petuum.runtime.cluster_job.ClusterJob`.
+    hashed
+        Whether the pieces' contents are hashed, for checkpoints in files.
     """
 
     # The mutable state is where everything is: `addresses`, `ranks` and `futures`; `renew` changes
     # it. `speeds` is set by whoever has measured it.
 
     def __init__(
-        self, client: Client, dataset: Dataset, check: Check | None = None, dtype: Any = None
+        self,
+        client: Client,
+        dataset: Dataset,
+        check: Check | None = None,
+        dtype: Any = None,
+        hashed: bool = False,
     ) -> None:
         self._client = client
         self._dtype = dtype
@@ -62,7 +69,9 @@ class PlacedPartitions:
         pieces = put_pieces(client, self._given, workers)
         mine = [p for p, given in zip(pieces, self._given, strict=True) if p is not given]
         with released_on_failure(mine), released_on_failure(self.futures):
-            self.sizes: Sequence[PieceSize] = self._measure(pieces, check, workers)
+            self.sizes: Sequence[PieceSize] = self._measure(
+                pieces, partial(measure, check=check, hashed=hashed), workers
+            )
             dataset.check(self.sizes)
             self._starts = [0, *accumulate(size.n_rows for size in self.sizes)]
             self._settle(workers[: len(pieces)], homes_of(client, pieces, workers[: len(pieces)]))
@@ -160,10 +169,10 @@ class PlacedPartitions:
         self.addresses = tuple(workers[place] for place in used)
 
     def _measure(
-        self, pieces: Sequence[Future], check: Check | None, workers: Sequence[str]
+        self, pieces: Sequence[Future], function: Any, workers: Sequence[str]
     ) -> list[PieceSize]:
         measured = self._client.map(
-            Sent(partial(measure, check=check)),
+            Sent(function),
             pieces,
             key=key_of("measure"),
             workers=list(workers),

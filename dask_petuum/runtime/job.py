@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
 from dask_petuum.runtime import config
-from dask_petuum.runtime.checkpoints import Checkpoints, Place, identity_of
+from dask_petuum.runtime.checkpoints import Checkpoints, Place
+from dask_petuum.runtime.fit_identity import identity_of
 from dask_petuum.runtime.free_loop import make_tasks
 from dask_petuum.runtime.interrupt import Interruption
 from dask_petuum.runtime.local import LocalContext
@@ -108,7 +109,7 @@ class LocalJob(Job):
         self._place = place or Place()
         self._threads = Threads(count_threads(n_jobs))
         pieces = [_computed(piece, dataset.is_lazy) for piece in dataset.pieces()]
-        self.sizes = [measure(piece, check) for piece in pieces]
+        self.sizes = [measure(piece, check, hashed=self._place.url is not None) for piece in pieces]
         dataset.check(self.sizes)
         starts = [0, *accumulate(size.n_rows for size in self.sizes)]
         self._partitions = [
@@ -121,7 +122,8 @@ class LocalJob(Job):
 
     def run(self, program: Program, options: RunOptions) -> RunResult:
         """Run a program here: one rank, the tables in this process."""
-        identity = identity_of(program, options, [size.n_rows for size in self.sizes])
+        has_url = self._place.url is not None
+        identity = identity_of(program, options, self.sizes) if has_url else {}
         checkpoints = Checkpoints(self._place, identity, program.resumable)
         with open_keeping(checkpoints) as keeping:
             result = self._run(program, options, keeping)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dask_petuum.checkpoint.folder import CheckpointFolder
-from dask_petuum.checkpoint.saved import Manifest, Saved, SavedPart
+from dask_petuum.checkpoint.saved import Manifest, Saved, SavedPart, check_arrays
 from dask_petuum.checkpoint.saver import Keeper
 from dask_petuum.checkpoint.vault import PIECE_BYTES, PartKey, Vault
 from dask_petuum.exceptions import CheckpointError, RunInterruptedError, TransportError
@@ -137,28 +137,39 @@ class KeptParts:
     ) -> Mapping[str, Array]:
         """Get arrays of a part from whoever is nearest: here, another worker, the file.
 
+        A copy that is damaged is passed over.
+
         Raises
         ------
         TransportError
-            Where none of those that kept it can be asked: that is the loss of a peer, and no error
-            of the program.
+            Where none of those that kept it gives them as they were: that is the loss of a peer,
+            and no error of the program.
         """
         key = PartKey(manifest.fit_id, manifest.run_id, manifest.clock, part.rank)
-        holders = sorted(part.holders, key=lambda address: address != self.address)
         errors = []
-        for address in holders:
+        for address in sorted(part.holders, key=lambda address: address != self.address):
             try:
-                if address == self.address:
-                    return {name: self.vault.get(key, name).copy() for name in names}
-                return {
-                    name: self._fetch_array(address, key, name, part.arrays[name]) for name in names
-                }
+                arrays = self._fetch_copy(address, key, part, names)
+                check_arrays(part, names, arrays)
+                return arrays
             except (CheckpointError, TransportError) as error:
-                errors.append(str(error))
+                logger.warning("The copy of %s at %s is passed over: %s", key, address, error)
+                errors.append(f"{address}: {error}")
         if folder is not None and part.file is not None:
-            return folder.fetch(part, names)
+            try:
+                return folder.fetch(part, names)
+            except CheckpointError as error:
+                errors.append(str(error))
         why = "; ".join(errors) or "whoever kept it is gone"
         raise TransportError(f"nobody gives {names[0]!r} of {key}: {why}", final=True)
+
+    def _fetch_copy(
+        self, address: str, key: PartKey, part: SavedPart, names: Sequence[str]
+    ) -> Mapping[str, Array]:
+        """Get arrays of a part from a worker that keeps it; from this one, copies."""
+        if address == self.address:
+            return {name: self.vault.get(key, name).copy() for name in names}
+        return {name: self._fetch_array(address, key, name, part.arrays[name]) for name in names}
 
     def _fetch_array(self, address: str, key: PartKey, name: str, look: Any) -> Array:
         array = np.empty(look.shape, look.dtype)

@@ -25,9 +25,9 @@ def open_keeping(checkpoints: Checkpoints) -> Iterator[LocalKeeping | None]:
         yield None
         return
     manifest = checkpoints.to_resume()
-    checkpoints.begin()
+    run_id = f"{uuid.uuid4().hex[:16]}.{checkpoints.begin()}"
     saved = None if manifest is None else Saved(manifest, checkpoints.folder.fetch)
-    keeping = LocalKeeping(checkpoints.folder, uuid.uuid4().hex[:16], checkpoints.identity, saved)
+    keeping = LocalKeeping(checkpoints.folder, run_id, checkpoints.identity, saved)
     try:
         yield keeping
     finally:
@@ -41,8 +41,8 @@ class LocalKeeping:
     ----------
     folder
         Where they are files.
-    fit_id
-        Of the fit.
+    run_id
+        Of the run, ``FIT.EPOCH``.
     identity
         What a fit must agree with to go on from one of them.
     saved
@@ -52,14 +52,14 @@ class LocalKeeping:
     def __init__(
         self,
         folder: CheckpointFolder,
-        fit_id: str,
+        run_id: str,
         identity: Mapping[str, Any],
         saved: Saved | None = None,
     ) -> None:
         self.saved = saved
         self._folder = folder
         self._identity = identity
-        self.saver = Saver(fit_id, fit_id, 0, self)
+        self.saver = Saver(run_id.partition(".")[0], run_id, 0, self)
 
     def keep(self, key: PartKey, part: SavedPart, arrays: Mapping[str, Array]) -> SavedPart:
         """Write the part."""

@@ -215,6 +215,35 @@ def test_with_files_the_loss_of_all_workers_is_survived(client, undisturbed, tmp
     assert list(tmp_path.rglob("*.npz")) == []
 
 
+def test_a_damaged_file_is_passed_over_by_a_fit_that_lost_all_workers(client, tmp_path, caplog):
+    n_clocks, usable = 200, []
+
+    def strike(record):
+        whole = sorted(path.parent for path in tmp_path.rglob("manifest.json"))
+        if len(whole) < 2 or usable:
+            return False
+        pids = client.run(os.getpid).values()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)  # from here on the files stay what they are
+        first = min(path.parent for path in tmp_path.rglob("manifest.json"))
+        usable.append(int(first.name.split("-")[1]))
+        for part in (path for path in tmp_path.rglob("part-0000.npz") if path.parent > first):
+            data = bytearray(part.read_bytes())
+            data[len(data) // 2] ^= 4
+            part.write_bytes(bytes(data))
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return False
+
+    with ClusterJob(client, data(), dtype="float64", place=Place(str(tmp_path))) as job:
+        options = RunOptions(max_clocks=n_clocks, monitor=strike, save_clocks=EVERY)
+        result = job.run(LeastSquares(5, 400), options)
+    assert f"goes on from the checkpoint at clock {usable[0]}" in caplog.text
+    assert result.n_clocks == n_clocks
+    np.testing.assert_array_equal(result.tables["seen"], np.full((5, 1), 400 * (n_clocks + 1)))
+    assert list(tmp_path.rglob("manifest.json")) == []
+
+
 def test_without_files_the_loss_of_all_workers_says_what_was_lost(client):
     with pytest.raises(RankLostError, match=r"checkpoint at clock \d+ was lost .* 0 .*, 1 .*, 2 "):
         run(client, at(client, {14: lambda ranks: kill(*ranks)}))

@@ -12,6 +12,7 @@ import gc
 import os
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -102,7 +103,10 @@ def of_server(server):
 
 def of_process():
     """Threads, open files and shared memory of this process."""
-    files = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    files = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # closed meanwhile, by other threads
+            files.append(os.readlink(f"/proc/self/fd/{number}"))
     maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     return Counter(
         {

@@ -7,8 +7,8 @@ pass. Communication time is what a rank waits for gradients, and what it still w
 not hidden: ``1 - waits with / waits without``.
 
 A second row says what of that arrives in the end, in seconds of a pass: ``1 - (with - alone) /
-(without - alone)``. It is the stricter one and has the same target. It is less, since sending and receiving takes each rank's only core, which
-without overlap has nothing else to do.
+(without - alone)``. It has the same target and is less, since sending and receiving takes each
+rank's only core, which without overlap has nothing else to do.
 
 Settings, and why:
 

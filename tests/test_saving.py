@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 
 import dask_petuum as petuum
 from dask_petuum.saving import FORMAT, read_model, write_model
@@ -56,7 +57,7 @@ MODELS: dict[str, tuple[Any, tuple[Any, ...], str, Any]] = {
 
 def fitted(name: str) -> Any:
     model, data, _, _ = MODELS[name]
-    return model.set_params(scheduler="local").fit(*data)
+    return clone(model).set_params(scheduler="local").fit(*data)
 
 
 @pytest.mark.parametrize("name", MODELS)

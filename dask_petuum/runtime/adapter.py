@@ -37,6 +37,7 @@ __all__ = [
     "cast_to_scheduler",
     "cast_to_workers",
     "every",
+    "forget_lost_workers",
     "give_up_worker",
     "is_closing",
     "last_seen",
@@ -249,6 +250,19 @@ async def give_up_worker(
             on_silence(address)
     if scheduler.workers.get(address) is worker:
         await scheduler.remove_worker(address, stimulus_id=reason, close=worker.nanny is None)
+
+
+def forget_lost_workers(scheduler: Any) -> None:
+    """Let Dask's work stealing forget the workers that are gone; call when one has been removed.
+
+    It counts the tasks on their way by worker and never drops a worker, which holds the tasks that
+    it executed when it was last heard of, what they need, and data of their graph (2026.8).
+    """
+    stealing = scheduler.extensions.get("stealing")
+    for name in ("in_flight_occupancy", "in_flight_tasks"):
+        counts = getattr(stealing, name, {})
+        for worker in [w for w in counts if scheduler.workers.get(w.address) is not w]:
+            del counts[worker]
 
 
 def leaves(worker_state: Any) -> bool:

@@ -324,6 +324,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         """End the runs that had a rank there."""
         self._roster.remove(worker, time(), str(kwargs.get("stimulus_id", "")).startswith("retire"))
         self._heard.set()
+        adapter.forget_lost_workers(scheduler)
         self._desk.lose(worker)
         for run_id, board in self._boards.items():
             if board.lose_worker(worker):

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import dask
@@ -51,16 +51,24 @@ class Crew(Members):
         Gets the scheduler's address, gives the arguments of a nanny.
     security
         Of the whole cluster.
+    settings
+        Of Dask's, beside those of every crew.
 
     The mutable state is ``n_faults``, ``_nannies``, ``_all`` and ``_stopped``; only the test's
     thread changes it.
     """
 
-    def __init__(self, size: int, make: Make | None = None, security: Any = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        make: Make | None = None,
+        security: Any = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.size = size
         self._make = make or (lambda address: {"scheduler_ip": address})
         self._security = security
-        self._settings = dask.config.set(SETTINGS)
+        self._settings = dask.config.set({**SETTINGS, **(settings or {})})
         get_mp_context().set_forkserver_preload(list(PRELOAD))
         self.cluster = LocalCluster(
             n_workers=0,
@@ -163,10 +171,11 @@ class Crew(Members):
     def _drop_closed(self) -> None:
         """Forget nannies that have ended with their workers."""
         self._nannies = [nanny for nanny in self._nannies if nanny.status not in OVER]
+        self._all = [nanny for nanny in self._all if nanny.status != Status.closed]
 
     async def _close_all(self) -> None:
-        closing = (nanny.close() for nanny in self._all if nanny.status != Status.closed)
-        await asyncio.gather(*closing, return_exceptions=True)
+        self._drop_closed()
+        await asyncio.gather(*(nanny.close() for nanny in self._all), return_exceptions=True)
 
     def _nanny_of(self, address: str) -> Nanny | None:
         """The nanny of a worker; None: that worker is no more."""

@@ -114,10 +114,12 @@ def report(found: Soak) -> list[str]:
                 f"| {lost / max(n_faults, 1):.1f} | {worst:.2e} |"
             )
     before, after = ([f"{n / 2**20:.0f} MiB" for n in pair] for pair in found.memory)
+    more = (found.memory[1][1] - found.memory[0][1]) / max(kinds.total(), 1)
     lines += [
         "",
         f"Memory of the workers together: {before[0]} at the start, {after[0]} at the end; of the "
-        f"process of scheduler and client: {before[1]} and {after[1]}.",
+        f"process of scheduler and client: {before[1]} and {after[1]}, {more / 2**20:.2f} MiB a "
+        "fault.",
     ]
     errors = [outcome for outcome in outcomes if not found.is_good(outcome)]
     return [*lines, "", *(f"- **failed**: {outcome}" for outcome in errors)]

@@ -103,6 +103,7 @@ class ClusterFit:
         """
         self._saved = self._checkpoints.to_resume()
         self._epoch = self._first_epoch = self._checkpoints.begin()
+        result: RunResult | None = None
         try:
             while True:
                 try:
@@ -113,7 +114,7 @@ class ClusterFit:
                 except Reform as reform:
                     self._form_anew(reform)
         finally:
-            self._forget()
+            self._forget(done=result is not None and self._checkpoints.ends_with(result))
         self._checkpoints.end(result)
         return result
 
@@ -283,13 +284,17 @@ class ClusterFit:
         status = self._status()
         return sorted(set(status["workers"]) - set(status["leaving"]))
 
-    def _forget(self) -> None:
-        """Let the workers drop the fit's checkpoints."""
+    def _forget(self, done: bool) -> None:
+        """Let the workers drop the fit's checkpoints; ``done``: those in files, too."""
         if self._client.status != "running":
             return
         try:
             self._client.sync(
-                adapter.ask_scheduler, self._client, "petuum_forget_fit", fit_id=self._fit_id
+                adapter.ask_scheduler,
+                self._client,
+                "petuum_forget_fit",
+                fit_id=self._fit_id,
+                done=done,
             )
         except TransportError as error:
             logger.warning("The checkpoints of fit %s stay: %s", self._fit_id, error)

@@ -8,7 +8,8 @@ handlers on the event loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from dask_petuum.checkpoint.folder import CheckpointFolder
 from dask_petuum.checkpoint.saved import Manifest, Saved, SavedPart, check_arrays
 from dask_petuum.checkpoint.saver import Keeper
-from dask_petuum.checkpoint.vault import PIECE_BYTES, PartKey, Vault
+from dask_petuum.checkpoint.vault import N_FORGOTTEN, PIECE_BYTES, PartKey, Vault
 from dask_petuum.exceptions import CheckpointError, RunInterruptedError, TransportError
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.spec import Keeping, RunSpec
@@ -54,6 +55,8 @@ class KeptParts:
     def __init__(self, address: str, node: Node, wait: Wait, ask: Ask) -> None:
         self.address = address
         self.vault = Vault()
+        #: Fits that have ended well: their files are gone, and none is to come after that.
+        self.done: deque[str] = deque(maxlen=N_FORGOTTEN)
         self._node = node
         self._wait = wait
         self._ask = ask
@@ -104,6 +107,12 @@ class KeptParts:
                 piece = flat[offset : offset + PIECE_BYTES]
                 message = pack({**head, "offset": offset, "piece": piece}, self._node.wrap)
                 self._call(address, "petuum_keep", message, node)
+
+    def forget(self, fit_ids: Collection[str], done: bool = False) -> None:
+        """Drop all of some fits; where they have ended well, files that come late, too."""
+        if done:
+            self.done.extend(fit_ids)
+        self.vault.forget(fit_ids)
 
     def report(self, key: PartKey, part: SavedPart) -> dict[str, Any]:
         """Tell the scheduler of a part; returns when the checkpoint is complete, or will not be."""
@@ -241,6 +250,15 @@ class _Keeper:
     def give_up(self, key: PartKey, why: str) -> None:
         """Let nobody wait for this checkpoint."""
         self._kept.give_up(key, why)
+
+    def is_done(self, key: PartKey) -> bool:
+        """Whether the fit has ended well."""
+        return key.fit_id in self._kept.done
+
+    def discard(self, key: PartKey) -> None:
+        """Remove a checkpoint's files."""
+        if self._folder is not None:
+            self._folder.discard(key)
 
 
 def _fields(key: PartKey) -> dict[str, Any]:

@@ -19,7 +19,12 @@ from dask_petuum.checkpoint.folder import CheckpointFolder
 from dask_petuum.checkpoint.saved import Manifest, Saved, SavedPart, check_arrays
 from dask_petuum.checkpoint.saver import Keeper
 from dask_petuum.checkpoint.vault import N_FORGOTTEN, PIECE_BYTES, PartKey, Vault
-from dask_petuum.exceptions import CheckpointError, RunInterruptedError, TransportError
+from dask_petuum.exceptions import (
+    CheckpointError,
+    DamagedPartError,
+    RunInterruptedError,
+    TransportError,
+)
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.spec import Keeping, RunSpec
 from dask_petuum.store.messages import field_of, number_of
@@ -151,11 +156,13 @@ class KeptParts:
         Raises
         ------
         TransportError
-            Where none of those that kept it gives them as they were: that is the loss of a peer,
-            and no error of the program.
+            Where some that kept it do not answer, and the others do not give them as they were:
+            that is the loss of a peer, and no error of the program.
+        DamagedPartError
+            Where all have answered, and no copy is whole: another try would find the same.
         """
         key = PartKey(manifest.fit_id, manifest.run_id, manifest.clock, part.rank)
-        errors = []
+        errors, all_answer = [], True
         for address in sorted(part.holders, key=lambda address: address != self.address):
             try:
                 arrays = self._fetch_copy(address, key, part, names)
@@ -164,13 +171,17 @@ class KeptParts:
             except (CheckpointError, TransportError) as error:
                 logger.warning("The copy of %s at %s is passed over: %s", key, address, error)
                 errors.append(f"{address}: {error}")
+                all_answer &= isinstance(error, CheckpointError)
         if folder is not None and part.file is not None:
             try:
                 return folder.fetch(part, names)
             except CheckpointError as error:
                 errors.append(str(error))
         why = "; ".join(errors) or "whoever kept it is gone"
-        raise TransportError(f"nobody gives {names[0]!r} of {key}: {why}", final=True)
+        text = f"nobody gives {names[0]!r} of rank {part.rank} at clock {key.clock}: {why}"
+        if errors and all_answer:
+            raise DamagedPartError(text)
+        raise TransportError(text, final=True)
 
     def _fetch_copy(
         self, address: str, key: PartKey, part: SavedPart, names: Sequence[str]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dask_petuum.data import open_dataset
     from dask_petuum.exceptions import (
         CheckpointError,
+        DamagedPartError,
         PetuumError,
         ProtocolError,
         RankError,
@@ -45,6 +46,7 @@ __all__ = [
     "LDA",
     "BlockSpec",
     "CheckpointError",
+    "DamagedPartError",
     "DataParallelProgram",
     "ElasticNet",
     "KMeans",

@@ -9,6 +9,7 @@
     │   ├── RunInterruptedError  the run was stopped (by the client, a callback, or another rank)
     │   └── TransportError       a peer could not be reached or gave no proper answer
     ├── CheckpointError          a checkpoint that cannot be used (damaged, foreign, incomplete)
+    │   └── DamagedPartError     every copy of a part of one, and its file, is damaged
     ├── ProtocolError            a message that the store refuses (wrong run, epoch, shape, ...)
     ├── VersionMismatchError     a worker lacks the package or has another version of it
     └── TableError               an unknown table, a wrong shape, dtype or row (also a ValueError)
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 __all__ = [
     "CheckpointError",
+    "DamagedPartError",
     "PetuumError",
     "ProtocolError",
     "RankError",
@@ -75,6 +77,10 @@ class ProtocolError(PetuumError):
 
 class CheckpointError(PetuumError):
     """A checkpoint that cannot be used; the message says which, and what is wrong with it."""
+
+
+class DamagedPartError(CheckpointError):
+    """Every copy of a part of a checkpoint was read, and its file, and none is what was saved."""
 
 
 class VersionMismatchError(PetuumError):

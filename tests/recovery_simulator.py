@@ -2,8 +2,9 @@
 
 One seed is one schedule, as in ``store_simulator``; here it also says which workers vanish when,
 how soon the others hear of it, and who goes on then. Real are the store's cores, the savers, the
-vaults, their copies in the ring, the scheduler's desk with its ledger, and the client's choice of
-the checkpoint; simulated are the network, threads (jobs in a queue) and files (a dict).
+vaults, their copies in the ring, the scheduler's desk with its ledger, the folder of files and the
+client's choice of the checkpoint, among files, too; simulated are the network, threads (jobs in a
+queue) and the disk (fsspec's memory), some of whose files get lost or change, as copies do.
 
 Every epoch's history goes through the checker, behind what the cut that it began at must hold: the
 increments of the clocks before it, and no others. So an increment that is lost, comes twice, or
@@ -12,24 +13,35 @@ comes from an epoch that is over shows up there.
 
 from __future__ import annotations
 
-import random
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
+from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+from fsspec.implementations.memory import MemoryFileSystem
 from store_simulator import Cores, Rank, Simulation
 
-from dask_petuum.checkpoint.saved import Manifest, Saved, SavedFile
+from dask_petuum.checkpoint.saved import Manifest
 from dask_petuum.checkpoint.saver import Saver
 from dask_petuum.checkpoint.vault import PartKey
-from dask_petuum.exceptions import CheckpointError, ProtocolError, RankLostError, TransportError
+from dask_petuum.exceptions import (
+    CheckpointError,
+    DamagedPartError,
+    ProtocolError,
+    RankLostError,
+    TransportError,
+)
 from dask_petuum.runtime.board import Board
 from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
+from dask_petuum.runtime.checkpoints import Checkpoints, Place
 from dask_petuum.runtime.cluster_fit import ClusterFit
 from dask_petuum.runtime.kept_parts import KeptParts, _Keeper
+from dask_petuum.runtime.options import RunResult
 from dask_petuum.runtime.spec import Keeping
 from dask_petuum.store.audit import End, Event, Inc, Violation, check
 from dask_petuum.store.owner import Cut
@@ -39,6 +51,20 @@ FIT = "fit"
 PIECE_BYTES = 256
 #: Clocks that a rank ends in an epoch that is over for all others.
 MOST_ZOMBIE_CLOCKS = 3
+#: Checkpoints that may be found damaged, one after the other, when an epoch is to begin.
+MOST_CHOICES = 10
+
+
+Reply = Mapping[str, Any]
+
+
+def answer_of(coroutine):
+    """What a coroutine returns that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as answer:
+        return answer.value
+    raise AssertionError(f"{coroutine} waits")
 
 
 class EpochCores(Cores):
@@ -91,31 +117,104 @@ class Jobs:
             job()
 
 
-class Folder:
-    """Parts as files."""
+class Disk:
+    """The files of one run, in memory; knows which are still what was written."""
 
-    def __init__(self) -> None:
-        self._files: dict[str, dict[str, np.ndarray]] = {}
+    def __init__(self, seed: int) -> None:
+        self._fs = MemoryFileSystem()
+        self._root = f"/recovery-{seed}"
+        self.checkpoints = Checkpoints(Place(f"memory:/{self._root}"), {})
+        self._written: dict[str, bytes] = {}
 
-    def write_part(self, key, arrays) -> SavedFile:
-        name = f"checkpoint-{key.clock:012d}-{key.run_id}/part-{key.rank:04d}.npz"
-        self._files[name] = {name: values.copy() for name, values in arrays.items()}
-        return SavedFile(name, 0, "")
+    def note(self, folder: str) -> None:
+        """Remember a checkpoint's files as they are now, but those that are known."""
+        for path in self._files():
+            if f"/{folder}/" in path and path not in self._written:
+                self._written[path] = self._fs.cat_file(path)
 
-    def fetch(self, part, names):
-        return {name: self._files[part.file.name][name].copy() for name in names}
+    def damage(self, random: Random, name: str = "") -> None:
+        """Let a file get lost, or lose its second half, or change there."""
+        files = [path for path in self._files() if name in path]
+        if not files:
+            return
+        path = random.choice(files)
+        data = self._fs.cat_file(path)
+        half, kind = len(data) // 2, random.choice(("lost", "cut", "changed"))
+        if kind == "lost":
+            self._fs.rm_file(path)
+        else:
+            rest = b"" if kind == "cut" else bytes(byte ^ 1 for byte in data[half:])
+            self._fs.pipe_file(path, data[:half] + rest)
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a file is what was written."""
+        path = f"{self._root}/run-0000/{name}"
+        return path in self._files() and self._fs.cat_file(path) == self._written[path]
+
+    def newest(self) -> tuple[str, int] | None:
+        """Run and clock of the newest checkpoint whose files are all what was written."""
+        found = [place for place, files in self._checkpoints() if all(map(self.is_whole, files))]
+        return found[-1] if found else None
+
+    def removed(self) -> list[str]:
+        """Files of the two newest checkpoints that are not there: where none is damaged, none."""
+        newest = self._checkpoints()[-2:]
+        return [name for _, files in newest for name in files if not self.is_whole(name)]
+
+    def _checkpoints(self) -> list[tuple[tuple[str, int], list[str]]]:
+        """Run and clock of each manifest that was written, and its files; the newest last."""
+        found = []
+        for path, data in self._written.items():
+            folder, name = path.rsplit("/", 2)[1:]
+            if name == "manifest.json":
+                body = json.loads(data)
+                parts = [part["file"]["name"] for part in body["parts"]]
+                epoch = int(body["run_id"].partition(".")[2])
+                place = (body["run_id"], body["clock"])
+                found.append((epoch, body["clock"], place, [f"{folder}/{name}", *parts]))
+        return [(place, files) for _, _, place, files in sorted(found)]
+
+    def close(self) -> list[str]:
+        """Remove all; return the files that there were."""
+        files = self._files()
+        for path in files:
+            self._fs.rm_file(path)
+        return files
+
+    def _files(self) -> list[str]:
+        return sorted(self._fs.find(self._root))
 
 
 class SlowKeeper(_Keeper):
-    """A keeper whose report is a message under way."""
+    """A keeper whose report is a message under way, and so is what rank 0 writes then."""
 
     def __init__(self, world: World, keeping: Keeping, address: str, rank: int) -> None:
         super().__init__(world.workers[address], keeping, rank, world.node(address))
-        self._folder = world.folder
         self._world = world
+        self._address = address
+
+    def keep(self, key, part, arrays):
+        """Keep, and remember the file."""
+        kept = super().keep(key, part, arrays)
+        self._note(kept)
+        return kept
 
     def report(self, key, part) -> None:
         self._world.later.append(partial(self._world.take_report, key, asdict(part)))
+        if part.rank == 0 and part.file is not None:
+            self._world.waiting.append((key, partial(self._write_manifest, key, part)))
+
+    def _write_manifest(self, key, part, reply) -> None:
+        if self._address in self._world.workers:
+            self._world.answer_with(reply)
+            super().report(key, part)
+            self._note(part)
+            if self.is_done(key):
+                self.discard(key)  # as its saver does
+
+    def _note(self, part) -> None:
+        if part.file is not None:
+            self._world.disk.note(part.file.name.partition("/")[0])
 
     def give_up(self, key, why) -> None:
         self._world.later.append(partial(self._world.take_loss, key, why))
@@ -124,10 +223,15 @@ class SlowKeeper(_Keeper):
 class World:
     """Workers with their vaults, the scheduler's desk, and what is under way between them."""
 
-    def __init__(self, rng: random.Random, copy_loss: float, files: bool) -> None:
+    def __init__(self, rng: Random, copy_loss: float, disk: Disk | None, fates: Random) -> None:
         self._random = rng
         self._copy_loss = copy_loss
-        self.folder = Folder() if files else None
+        self.disk = disk
+        #: Rank 0 of runs, which waits until a checkpoint is complete, and what it does then.
+        self.waiting: list[tuple[PartKey, Callable[[Reply], None]]] = []
+        self._reply: Reply = {}
+        # a stream of its own: schedules that were found stay what they were
+        self.fates = fates
         self.workers: dict[str, KeptParts] = {}
         #: What happens some time, in any order; and what comes when everything is over.
         self.later: list[Callable[[], None]] = []
@@ -146,8 +250,27 @@ class World:
         """Start a worker; return its address."""
         address = f"w{self.n_started}"
         self.n_started += 1
-        self.workers[address] = KeptParts(address, self.node(address), lambda reply: reply, None)
+        node = self.node(address)
+        self.workers[address] = KeptParts(address, node, lambda reply: reply, self._ask)
         return address
+
+    def damage_copies(self, random: Random, most: int) -> None:
+        """Let an array change in the memory of some workers; of all, and its file, too."""
+        vaults = [kept.vault for kept in self.workers.values()]
+        keys = sorted({key for vault in vaults for key in vault.keys})
+        if not keys:
+            return
+        key = random.choice(keys)
+        found = [vault._parts[key] for vault in vaults if vault._parts.get(key)]
+        for arrays in found[:most]:
+            name = min(arrays)
+            changed = arrays[name].copy()
+            changed.reshape(-1).view(np.uint8)[:1] ^= 1
+            arrays[name] = changed
+        if self.disk is not None and most >= len(found):
+            self.disk.damage(
+                random, f"checkpoint-{key.clock:012d}-{key.run_id}/part-{key.rank:04d}"
+            )
 
     def node(self, address: str) -> SimpleNamespace:
         """A worker's way to the others."""
@@ -171,12 +294,26 @@ class World:
             return
         if self.desk.add(FIT, part, board, key.clock):
             self.newest = (key.run_id, key.clock)
+            waiting, self.waiting = self.waiting, []
+            for other, write in waiting:  # a saver waits for one checkpoint at a time
+                if other[:3] == key[:3]:
+                    is_last = self.fates.random() < 0.1
+                    under_way = self.strays if is_last else self.later
+                    under_way.append(partial(write, answer_of(self.desk.checkpoint(FIT))))
 
     def take_loss(self, key, why) -> None:
         """As the scheduler's plugin does where a part cannot be saved."""
         board = self.board
         if board is not None and board.run_id == key.run_id:
             self.desk.give_up(FIT, key.run_id, key.clock, why)
+
+    def answer_with(self, reply: Reply) -> None:
+        """Say what the scheduler has answered to a report, before that is asked for."""
+        self._reply = reply
+
+    def _ask(self, operation: str, **message) -> Reply:
+        assert operation == "petuum_saved"
+        return self._reply
 
     def send_all(self, clients, messages) -> None:
         """As Dask's scheduler: one message to each worker, all of whose messages come in order."""
@@ -263,7 +400,13 @@ class RecoverySimulation(Simulation):
         super().__init__(seed, model)
         rng = self.random
         self.cut_clocks = {clock for clock in range(1, self.n_clocks) if rng.random() < 0.6}
-        self.world = World(rng, rng.choice((0, 0, 0.003)), rng.random() < 0.3)
+        copy_loss = rng.choice((0, 0, 0.003))
+        self.fates = Random(f"{seed} damage")
+        disk = Disk(seed) if rng.random() < 0.3 else None
+        self.world = World(rng, copy_loss, disk, self.fates)
+        self.wear = self.fates.choice((0, 0.005, 0.03))
+        #: Checkpoints of which no copy was whole.
+        self.damaged: set[tuple[str, int]] = set()
         self.world.on_death = self._vanish
         self.n_partitions = rng.randint(1, 5)
         self.n_crashes = rng.choice((0, 1, 1, 1, 2, 2, 3))
@@ -287,6 +430,13 @@ class RecoverySimulation(Simulation):
 
     def run(self) -> list[Violation]:
         """Run to the end, or to a loss that cannot be survived."""
+        try:
+            return self._run()
+        finally:
+            if self.world.disk is not None:
+                self.world.disk.close()
+
+    def _run(self) -> list[Violation]:
         for _ in range(60_000):
             if self.ended or not self._happens():
                 break
@@ -303,6 +453,8 @@ class RecoverySimulation(Simulation):
     def _happens(self) -> bool:
         """Let one thing happen; False where nothing can."""
         rng = self.random
+        if self.fates.random() < self.wear:
+            self._wear()
         self._countdown -= 1
         if self._countdown <= 0 and self._stage != "calm":
             self._next_stage()
@@ -329,6 +481,13 @@ class RecoverySimulation(Simulation):
             return bool(self.zombies)
         return True
 
+    def _wear(self) -> None:
+        """Let a file, or a copy in memory, change."""
+        if self.world.disk is None or self.fates.random() < 0.3:
+            self.world.damage_copies(self.fates, self.fates.choice((1, 9)))
+        else:
+            self.world.disk.damage(self.fates)
+
     def _weights(self, ranks: list[int]) -> list[float]:
         return [self.ranks[p].weight for p in ranks]
 
@@ -338,8 +497,12 @@ class RecoverySimulation(Simulation):
             if all(rank.state == "done" for rank in self.ranks):
                 return
             first = self.random.randrange(self.n_ranks)
-            n_lost = self.random.choice((1, 1, 1, 2))
-            for p in {first, (first + n_lost - 1) % self.n_ranks}:
+            lost = {first, (first + self.random.choice((1, 1, 1, 2)) - 1) % self.n_ranks}
+            if self.world.disk is not None and self.fates.random() < 0.5:
+                lost = set(range(self.n_ranks))  # then there are files only
+                if self.wear:
+                    self.world.disk.damage(self.fates, "part-")
+            for p in lost:
                 self.world.kill(self.addresses[p])
         elif self._stage == "unheard":
             for address in self._dead:
@@ -366,12 +529,6 @@ class RecoverySimulation(Simulation):
         """Begin the next epoch, or report what was lost."""
         self._check_history(self.events, crashed=True)
         self._check_cuts()
-        try:
-            manifest = self._choose()
-        except RankLostError as error:
-            self.reported = str(error)
-            self._check_loss()
-            return
         rng = self.random
         for p, rank in enumerate(self.ranks):
             if rank.state != "dead" and rng.random() < 0.4:
@@ -380,43 +537,69 @@ class RecoverySimulation(Simulation):
                 self.cores.transports[p].close()
                 if p in self.cores.saver_of:
                     self.cores.saver_of[p].close()
-        before = 0 if manifest is None else manifest.clock
-        gone = [e for e in (*self.kept, *self.events) if isinstance(e, Inc) and e.clock < before]
-        self.kept = [replace(inc, view=-1) for inc in gone]
         self.n_recovered += 1
-        for _ in range(rng.randint(0 if self.world.workers else 1, 2)):
-            self.world.start_worker()
-        self._begin_epoch(manifest)
+        kept = [*self.kept, *self.events]
+        for _ in range(MOST_CHOICES):
+            try:
+                manifest = self._choose()
+            except (RankLostError, DamagedPartError) as error:
+                self.reported = str(error)
+                self._check_loss()
+                return
+            before = 0 if manifest is None else manifest.clock
+            gone = [e for e in kept if isinstance(e, Inc) and e.clock < before]
+            self.kept = [replace(inc, view=-1) for inc in gone]
+            for _ in range(rng.randint(0 if self.world.workers else 1, 2)):
+                self.world.start_worker()
+            if self._begin_epoch(manifest):
+                return
+        text = f"{MOST_CHOICES} epochs without a clock, {self.damaged} are damaged"
+        self.violations.append(Violation("lost", text))
 
     def _choose(self) -> Manifest | None:
         """Ask the client's code which checkpoint to go on from."""
-        asked = self.world.desk.checkpoint(FIT)
-        try:
-            asked.send(None)
-        except StopIteration as answer:
-            reply = answer.value
+        reply = answer_of(self.world.desk.checkpoint(FIT))
+        disk = self.world.disk
         client = SimpleNamespace(
             _client=SimpleNamespace(sync=lambda *arguments, **keywords: reply),
             _fit_id=FIT,
-            _checkpoints=SimpleNamespace(
-                url=self.world.folder and "files",
-                identity={},
-                has_files_of=lambda parts: self.world.folder is not None,
-            ),
+            _checkpoints=Checkpoints(Place(), {}) if disk is None else disk.checkpoints,
             _saved=self._saved,
-            _saved_in_files=lambda: None,
+            _damaged=self.damaged,
         )
+        client._saved_in_files = lambda: ClusterFit._saved_in_files(client)
         manifest = ClusterFit._checkpoint_of(client, RankLostError("a rank was lost"))
         found = None if manifest is None else (manifest.run_id, manifest.clock)
-        if found != self.world.newest and not (found is None and self._lone_part_is_lost()):
-            text = f"{found} is chosen, {self.world.newest} is complete"
+        self._check_files()
+        expected = self._expected()
+        if found != expected:
+            text = f"{found} is chosen, {expected} is whole, {self.world.newest} is complete"
             self.violations.append(Violation("old", text))
         return manifest
 
+    def _check_files(self) -> None:
+        """The two newest checkpoints are there, but for those that the schedule damages."""
+        disk = self.world.disk
+        if disk is not None and not self.wear and disk.removed():
+            self.violations.append(Violation("old", f"{disk.removed()} were removed"))
+
+    def _expected(self) -> tuple[str, int] | None:
+        """The newest checkpoint of which there is a copy of each part, as far as anybody knows."""
+        newest, disk = self.world.newest, self.world.disk
+        if newest is not None and newest not in self.damaged:
+            parts, kept = self.world.desk._ledger.newest(FIT)["parts"], self._ranks_kept()
+            lost = [part["file"] for part in parts if part["rank"] not in kept]
+            if not lost or (disk and all(disk.is_whole(file["name"]) for file in lost)):
+                return newest
+        if disk is not None:
+            return disk.newest()
+        return None if self._lone_part_is_lost() else newest
+
     def _check_loss(self) -> None:
-        """A loss is reported only where some part is nowhere."""
+        """A loss is reported only where some part is nowhere, or no copy of it is whole."""
         n_ranks, there = self.n_ranks_of[self.world.newest[0]], self._ranks_kept()
-        if len(there) == n_ranks or self.world.folder is not None:
+        is_there = len(there) == n_ranks and self.world.newest not in self.damaged
+        if is_there or self.world.disk is not None:
             self.violations.append(Violation("lost", f"{self.reported}, but {there} are there"))
 
     def _ranks_kept(self) -> set[int]:
@@ -436,7 +619,8 @@ class RecoverySimulation(Simulation):
 
     n_ranks_of: dict[str, int]
 
-    def _begin_epoch(self, manifest: Manifest | None) -> None:
+    def _begin_epoch(self, manifest: Manifest | None) -> bool:
+        """Begin an epoch; False where no copy of a part of its checkpoint is whole."""
         rng, world = self.random, self.world
         self.epoch += 1
         self._saved = manifest
@@ -477,10 +661,17 @@ class RecoverySimulation(Simulation):
             self._stage, self._countdown = "fated", when
         try:
             self._fill(manifest)
+        except DamagedPartError as error:
+            if not self.wear:
+                self.violations.append(Violation("lost", str(error)))
+            self.damaged.add((manifest.run_id, manifest.clock))
+            self._stage = "calm"
+            return False
         except (CheckpointError, TransportError) as error:
             self.violations.append(Violation("lost", str(error)))
         else:
             self._check_restored()
+        return True
 
     def _make_savers(self, run_id: str) -> None:
         """One for each rank, where there is any place to keep parts."""
@@ -488,7 +679,7 @@ class RecoverySimulation(Simulation):
         others = [address for address in self.world.workers if address not in self.addresses]
         ring = [*self.addresses, *others[:1]] if self.n_ranks == 1 else self.addresses
         buddies = [ring[(p + 1) % len(ring)] for p in range(self.n_ranks)]
-        keeping = Keeping(FIT, tuple(buddies) if len(ring) > 1 else ())
+        keeping = Keeping(FIT, tuple(buddies) if len(ring) > 1 else (), self._url, {})
         for p, address in enumerate(self.addresses):
             saver = Saver(FIT, run_id, p, SlowKeeper(self.world, keeping, address, p))
             saver._thread = Jobs(self.world)
@@ -504,8 +695,8 @@ class RecoverySimulation(Simulation):
             return
         specs = {spec.name: spec for spec in self.specs}
         for p, address in enumerate(self.addresses):
-            kept = self.world.workers[address]
-            saved = Saved(manifest, lambda part, names, kept=kept: self._fetch(kept, part, names))
+            spec = SimpleNamespace(saved=manifest, keeping=Keeping(FIT, (), self._url))
+            saved = self.world.workers[address].open(spec)
             self.cores.owners[p].fill(
                 lambda name, start, stop, saved=saved: saved.rows(specs[name], start, stop)
             )
@@ -513,8 +704,9 @@ class RecoverySimulation(Simulation):
                 if where == p:
                     self.states[i] = saved.arrays("state", i)
 
-    def _fetch(self, kept: KeptParts, part, names):
-        return kept._fetch(self._saved, part, names, self.world.folder)
+    @property
+    def _url(self) -> str | None:
+        return None if self.world.disk is None else self.world.disk.checkpoints.url
 
     def _plan_clock(self, p: int) -> None:
         super()._plan_clock(p)
@@ -586,12 +778,18 @@ class RecoverySimulation(Simulation):
         self._check_states(self.n_clocks)
         asked = self.world.desk._ledger.forget(FIT)
         for kept in self.world.workers.values():
-            kept.vault.forget([FIT])
+            kept.forget([FIT], done=True)
+        left: list[object] = []
+        if self.world.disk is not None:
+            self._check_files()
+            self.world.disk.checkpoints.end(RunResult({}, [], [], self.n_clocks))
         for arrive in self.world.strays:
             arrive()
-        left = [key for kept in self.world.workers.values() for key in kept.vault.keys]
+        if self.world.disk is not None:
+            left += self.world.disk.close()
+        left += [key for kept in self.world.workers.values() for key in kept.vault.keys]
         if left or not asked:
-            self.violations.append(Violation("left", f"{left} in vaults"))
+            self.violations.append(Violation("left", f"{left} stay"))
 
     def _check_cuts(self) -> None:
         for cut in self.cores.cuts:

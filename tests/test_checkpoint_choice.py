@@ -10,7 +10,12 @@ import pytest
 from dask_petuum.checkpoint.folder import CheckpointFolder
 from dask_petuum.checkpoint.saved import Manifest, SavedPart, describe
 from dask_petuum.checkpoint.vault import PartKey, Vault
-from dask_petuum.exceptions import CheckpointError, RankLostError, TransportError
+from dask_petuum.exceptions import (
+    CheckpointError,
+    DamagedPartError,
+    RankLostError,
+    TransportError,
+)
 from dask_petuum.runtime.checkpoints import Checkpoints, Place
 from dask_petuum.runtime.cluster_fit import ClusterFit
 from dask_petuum.runtime.kept_parts import KeptParts, _Keeper
@@ -19,7 +24,7 @@ from dask_petuum.runtime.spec import Keeping
 ERROR = RankLostError("rank 1 was lost")
 
 
-def choose(holders, there, newest_file=None, files=False, has_files=False):
+def choose(holders, there, newest_file=None, files=False, has_files=False, damaged=()):
     """Ask for the checkpoint whose parts have these holders, while these workers are there."""
 
     def newest(tell):
@@ -42,6 +47,7 @@ def choose(holders, there, newest_file=None, files=False, has_files=False):
             url=url, identity={}, newest=newest, has_files_of=lambda parts: has_files
         ),
         _saved="where the epoch began",
+        _damaged=set(damaged),
     )
     fit._saved_in_files = lambda: ClusterFit._saved_in_files(fit)
     return ClusterFit._checkpoint_of(fit, ERROR)
@@ -73,6 +79,15 @@ def test_files_that_are_read_and_whole_stand_in_for_parts():
     assert manifest.clock == 5
     assert [part.holders for part in manifest.parts] == [("a",), (), ("a",)]
     assert choose(["ab", "bc", "ca"], ["a"], other, files=True, has_files=False) is other
+
+
+def test_a_checkpoint_that_was_read_and_is_damaged_is_not_tried_again():
+    other = Manifest("fit", "run", 4)
+    found = {"damaged": [("run", 5)], "files": True, "has_files": True}
+    assert choose(["ab", "bc"], ["a", "b", "c"], other, **found) is other
+    with pytest.raises(DamagedPartError, match=r"rank 1 was lost.*checkpoint=URL"):
+        choose(["ab", "bc"], ["a", "b", "c"], damaged=[("run", 5)])
+    assert choose(["ab", "bc"], ["a", "b", "c"], damaged=[("run", 4)]).clock == 5
 
 
 def test_a_fit_that_finds_no_file_whole_says_that_it_begins_again(caplog):
@@ -145,11 +160,12 @@ class Workers:
             else:
                 self.kept[name].vault.get(self.key, "run/0/x")[2] += 1
 
-    def fetch(self):
+    def fetch(self, has_files=True):
         """What worker b gets."""
         manifest = Manifest("fit", "run", 5, {}, (self.part,))
         names = list(self.arrays)
-        return self.kept["b"]._fetch(manifest, self.part, names, self.folder)
+        folder = self.folder if has_files else None
+        return self.kept["b"]._fetch(manifest, self.part, names, folder)
 
 
 @pytest.mark.parametrize("damaged", ["", "b", "a", "bc", "ab", "abc"])
@@ -172,6 +188,15 @@ def test_where_no_copy_is_whole_that_is_a_loss_of_all_that_are_named(tmp_path):
     with pytest.raises(TransportError, match=r"b: .*damaged.*a: .*damaged.*c is gone.*npz") as told:
         workers.fetch()
     assert told.value.final
+
+
+def test_where_all_have_answered_and_none_is_whole_another_try_is_no_use(tmp_path):
+    workers = Workers(tmp_path)
+    workers.damage("a", "b", "c", "file")
+    with pytest.raises(DamagedPartError, match=r"'run/0/x' of rank 0 at clock 5: b: .*npz"):
+        workers.fetch()
+    with pytest.raises(DamagedPartError, match=r"b: .*a: .*c: "):
+        workers.fetch(has_files=False)
 
 
 def test_a_file_that_was_damaged_is_no_file_of_a_part(tmp_path):

@@ -441,3 +441,39 @@ def test_a_task_that_is_cancelled_ends_the_run(client):
         Future(f"petuum-rank-{run_id}-0", client).cancel(force=True)
         with pytest.raises(RunError):
             running.result(PATIENCE)
+
+
+def die_first(block, marker):
+    """Die where nobody has died yet."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return block
+    os.kill(os.getpid(), signal.SIGKILL)
+    return block
+
+
+@pytest.fixture(scope="module")
+def lone():
+    """A client of a single worker, whose nanny starts another: for a moment there is none."""
+    from distributed import Client, LocalCluster
+
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as connected,
+    ):
+        yield connected
+
+
+def test_the_only_worker_is_waited_for_when_it_dies_while_its_data_come(lone, tmp_path):
+    rows = da.from_array(np.ones((4, 2)), chunks=2)
+    lazy = rows.map_blocks(die_first, marker=str(tmp_path / "died"), meta=np.zeros((0, 0)))
+    with ClusterJob(lone, open_dataset(lazy)) as job:
+        assert [size.n_rows for size in job.sizes] == [2, 2]
+
+
+def test_the_only_worker_is_waited_for_when_it_dies_while_partitions_are_mapped(lone):
+    with ClusterJob(lone, open_dataset(np.ones((4, 2)))) as job:
+        kill_worker(lone)
+        assert sum(job.map(n_rows_of)) == 4

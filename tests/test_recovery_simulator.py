@@ -13,12 +13,16 @@ import pytest
 from recovery_simulator import PIECE_BYTES, RecoverySimulation
 from store_simulator import MODELS
 
+from dask_petuum.checkpoint import folder
+from dask_petuum.checkpoint.folder import CheckpointFolder
 from dask_petuum.checkpoint.ledger import Ledger
 from dask_petuum.checkpoint.saver import Saver
 from dask_petuum.checkpoint.vault import Vault
 from dask_petuum.runtime import kept_parts
 from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
-from dask_petuum.runtime.kept_parts import KeptParts
+from dask_petuum.runtime.checkpoints import Checkpoints
+from dask_petuum.runtime.cluster_fit import ClusterFit
+from dask_petuum.runtime.kept_parts import KeptParts, _Keeper
 from dask_petuum.store.owner import Cut, Owner
 from dask_petuum.store.rank import RankCore
 
@@ -47,22 +51,26 @@ def test_every_schedule_survives_its_crashes(part):
 
 def test_schedules_are_of_every_kind():
     """Crashes at every stage, some of which take a part and its copy."""
+    wanted = {*MODELS, ("files", True), ("files", False), "more ranks", "fewer or as many"}
+    wanted |= {("crashes", n) for n in range(3)}
+    wanted |= {("damaged", True), ("damaged", False)}
+    wanted |= {"reported", "refused", "copies lost", "from a cut"}
     seen = set()
-    for seed in range(120):
+    for seed in range(400):
         simulation = RecoverySimulation(seed)
         n_ranks = simulation.n_ranks
         simulation.run()
+        if wanted <= seen:
+            break
         seen |= {simulation.consistency.model}
         seen |= {("crashes", simulation.n_recovered)}
         seen |= {"reported" for _ in [simulation.reported] if simulation.reported}
         seen |= {"refused" for _ in range(simulation.cores.n_refused)}
         seen |= {"copies lost" for _ in range(simulation.world.n_copies_lost)}
+        seen |= {("damaged", simulation.world.disk is not None) for _ in simulation.damaged}
         if simulation.first_clock:
-            seen |= {"from a cut", ("files", simulation.world.folder is not None)}
+            seen |= {"from a cut", ("files", simulation.world.disk is not None)}
             seen |= {"more ranks" if simulation.n_ranks > n_ranks else "fewer or as many"}
-    wanted = {*MODELS, ("files", True), ("files", False), "more ranks", "fewer or as many"}
-    wanted |= {("crashes", n) for n in range(3)}
-    wanted |= {"reported", "refused", "copies lost", "from a cut"}
     assert wanted <= seen
 
 
@@ -246,6 +254,42 @@ def copies_to_nobody(original):
     return lambda self, address, key, arrays, node: None
 
 
+def reads_no_file_before_it_is_chosen(original):
+    return lambda self, name: self.read_manifest(name)
+
+
+def believes_that_files_are_there(original):
+    return lambda self, parts: self._folder is not None and all(part.file for part in parts)
+
+
+def never_looks_for_files(original):
+    return lambda self: None
+
+
+def tries_what_is_damaged_again(original):
+    def checkpoint_of(self, error):
+        self._damaged.clear()
+        return original(self, error)
+
+    return checkpoint_of
+
+
+def takes_a_damaged_copy(original):
+    return lambda part, names, arrays: None
+
+
+def keeps_one_file_only(original):
+    return 1
+
+
+def leaves_late_manifests(original):
+    return lambda self, key: False
+
+
+def removes_nothing_at_the_end(original):
+    return lambda self, result: None
+
+
 BUGS = {
     waits_for_one_rank_only: (Owner, "_pass_cut"),
     copies_after_the_marked_batches: (Owner, "take_cuts"),
@@ -267,6 +311,14 @@ BUGS = {
     remembers_what_is_over: (Vault, "forget"),
     keeps_the_states_themselves: (Saver, "put_states"),
     copies_to_nobody: (KeptParts, "copy_to"),
+    reads_no_file_before_it_is_chosen: (CheckpointFolder, "_check"),
+    believes_that_files_are_there: (Checkpoints, "has_files_of"),
+    never_looks_for_files: (ClusterFit, "_saved_in_files"),
+    tries_what_is_damaged_again: (ClusterFit, "_checkpoint_of"),
+    takes_a_damaged_copy: (kept_parts, "check_arrays"),
+    keeps_one_file_only: (folder, "N_KEPT"),
+    leaves_late_manifests: (_Keeper, "is_done"),
+    removes_nothing_at_the_end: (Checkpoints, "end"),
 }
 MOST_SCHEDULES = 400
 

@@ -29,6 +29,12 @@ class Refusing:
         self.given_up.append((key.clock, why))
         raise OSError("nobody listens")
 
+    def is_done(self, key):
+        return False
+
+    def discard(self, key):
+        raise AssertionError("it was reported: others may count on it")
+
 
 @pytest.mark.parametrize(
     ("error", "level"),

@@ -19,13 +19,13 @@ or came too late. The two newest that are whole are kept; what is not whole push
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import fsspec
@@ -54,6 +54,9 @@ logger = logging.getLogger(__name__)
 FORMAT = "dask_petuum checkpoint"
 FORMAT_VERSION = 1
 N_KEPT = 2
+#: Tries to remove a folder into which others write meanwhile, and what the system says then.
+N_REMOVALS = 100
+_NOT_EMPTY = (errno.ENOTEMPTY, errno.EEXIST)
 _MANIFEST = "manifest.json"
 
 
@@ -197,6 +200,11 @@ class CheckpointFolder:
         for name in set(self._folders()) - set(self.names()):
             self._remove(name)
 
+    def discard(self, key: PartKey) -> None:
+        """Remove a checkpoint that came when nobody needed it any more."""
+        self._whole.discard(_name_of(key))
+        self._remove(_name_of(key))
+
     def clear(self) -> None:
         """Remove all checkpoints: the fit is done."""
         for name in self._folders():
@@ -267,9 +275,20 @@ class CheckpointFolder:
                 os.close(folder)
 
     def _remove(self, name: str) -> None:
-        """Remove a checkpoint; another epoch of the fit may do so, too."""
-        with suppress(FileNotFoundError):
-            self._fs.rm(f"{self._root}/{name}", recursive=True)
+        """Remove a checkpoint; others may remove it, or write into it, at the same time."""
+        path = f"{self._root}/{name}"
+        for _ in range(N_REMOVALS):
+            try:
+                self._fs.rm(path, recursive=True)
+                return
+            except FileNotFoundError:
+                pass  # or a file of it is: the rest may be there
+            except OSError as error:
+                if error.errno not in _NOT_EMPTY:
+                    raise
+            if not self._fs.exists(path):
+                return
+        logger.warning("%s/%s is not removed: others write there", self.url, name)
 
     def _folders(self) -> list[str]:
         """Names of the checkpoints' folders, the newest first."""

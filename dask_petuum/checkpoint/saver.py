@@ -42,6 +42,12 @@ class Keeper(Protocol):
     def give_up(self, key: PartKey, why: str) -> None:
         """Tell that there is no such part: nobody is to wait for this checkpoint."""
 
+    def is_done(self, key: PartKey) -> bool:
+        """Whether the fit has ended well, so that its files are removed or soon will be."""
+
+    def discard(self, key: PartKey) -> None:
+        """Remove the files of a checkpoint that nobody needs, as far as they are there."""
+
 
 class Saver:
     """Saves one rank's parts.
@@ -111,9 +117,13 @@ class Saver:
     def _save(self, clock: int, arrays: Mapping[str, Array]) -> None:
         fit_id, run_id, rank = self._key
         key = PartKey(fit_id, run_id, clock, rank)
+        is_reported = False
         try:
             looks = {name: describe(values) for name, values in arrays.items()}
             part = self._keeper.keep(key, SavedPart(rank, looks), arrays)
+            if self._is_given_up:
+                raise RunInterruptedError(f"run {run_id} is over")
+            is_reported = True
             self._keeper.report(key, part)
             self.has_failed = False
         except Exception as error:  # noqa: BLE001 - whatever a file system raises; see above
@@ -126,8 +136,19 @@ class Saver:
             if not is_over:
                 self._give_up(key, repr(error))
         finally:
+            self._clean(key, is_reported)
             with self._lock:
                 self._n_under_way -= 1
+
+    def _clean(self, key: PartKey, is_reported: bool) -> None:
+        """Leave nothing of a checkpoint that came too late: whoever removed the fit's files, or
+        went on from others, could not know of it. Without this part none is complete.
+        """
+        try:
+            if self._keeper.is_done(key) or (self._is_given_up and not is_reported):
+                self._keeper.discard(key)
+        except Exception as error:  # noqa: BLE001 - as above; the next fit there removes them
+            logger.warning("The files of %s stay: %r", key, error)
 
     def _give_up(self, key: PartKey, why: str) -> None:
         try:

@@ -19,7 +19,7 @@ from dask_petuum.checkpoint.saved import KINDS
 from dask_petuum.exceptions import CheckpointError, ProtocolError
 from dask_petuum.store.messages import field_of, number_of
 
-__all__ = ["PIECE_BYTES", "PartKey", "Vault"]
+__all__ = ["N_FORGOTTEN", "PIECE_BYTES", "PartKey", "Vault"]
 
 Array = npt.NDArray[Any]
 

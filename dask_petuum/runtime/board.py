@@ -19,12 +19,12 @@ __all__ = ["Board", "Failure"]
 #: Records kept for a client that has not asked for a while.
 MAX_RECORDS = 100_000
 #: Kinds of failures.
-KINDS = ("error", "lost", "interrupt")
+KINDS = ("error", "lost", "damaged", "interrupt")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run ended without its result: kind is "error", "lost" or "interrupt"."""
+    """Why a run ended without its result: kind is one of `KINDS`."""
 
     kind: str
     rank: int

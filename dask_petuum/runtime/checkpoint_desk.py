@@ -100,11 +100,11 @@ class CheckpointDesk:
         there = sorted(self._ledger.keeping(fit_id, self._scheduler.workers))
         return {"status": "OK", "checkpoint": self._ledger.newest(fit_id), "there": there}
 
-    async def forget(self, fit_id: str) -> dict[str, Any]:
-        """Drop a fit's checkpoints, here and on all workers."""
+    async def forget(self, fit_id: str, done: bool = False) -> dict[str, Any]:
+        """Drop a fit's checkpoints, here and on all workers; ``done``: it has ended well."""
         if self._ledger.forget(fit_id):
             telling = adapter.broadcast(
-                self._scheduler, self._armed(), "petuum_forget", fit_ids=[fit_id]
+                self._scheduler, self._armed(), "petuum_forget", fit_ids=[fit_id], done=done
             )
             try:
                 await asyncio.wait_for(telling, FORGET_SECONDS)

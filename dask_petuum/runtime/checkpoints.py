@@ -188,7 +188,15 @@ class Checkpoints:
         self._folder.remove_parts()
         return epoch
 
+    def ends_with(self, result: RunResult) -> bool:
+        """Whether a run has ended well, and its files are to be removed."""
+        return result.stopped_by != "interrupt"
+
     def end(self, result: RunResult) -> None:
-        """Remove the files of a run that has ended well."""
-        if self._folder is not None and result.stopped_by != "interrupt":
+        """Remove the files of a run that has ended well; its result does not depend on that."""
+        if self._folder is None or not self.ends_with(result):
+            return
+        try:
             self._folder.clear()
+        except Exception as error:  # noqa: BLE001 - whatever a file system raises
+            logger.warning("The checkpoints at %s could not be removed: %r", self.url, error)

@@ -18,11 +18,12 @@ from distributed import Client
 from dask_petuum.checkpoint.saved import Manifest
 from dask_petuum.config import get
 from dask_petuum.data import Partition
-from dask_petuum.exceptions import RankLostError, TransportError
+from dask_petuum.exceptions import DamagedPartError, RankLostError, TransportError
 from dask_petuum.runtime import adapter, config
 from dask_petuum.runtime.checkpoints import Checkpoints
 from dask_petuum.runtime.cluster_partitions import PlacedPartitions
 from dask_petuum.runtime.cluster_run import ClusterRun, new_run_id
+from dask_petuum.runtime.cluster_wait import status_of, wait_for_workers
 from dask_petuum.runtime.loops import check_consistency, hidden_tables, machine_of, run_program
 from dask_petuum.runtime.membership import Membership, Reform
 from dask_petuum.runtime.metrics import LoopPlan, RankResult
@@ -35,9 +36,6 @@ from dask_petuum.store.consistency import Consistency
 __all__ = ["ClusterFit"]
 
 logger = logging.getLogger(__name__)
-
-#: Pause between two looks for workers that come back, seconds.
-LOOK_SECONDS = 0.1
 
 
 class ClusterFit:
@@ -60,8 +58,8 @@ class ClusterFit:
         Threads of each rank, as the estimators' parameter.
     """
 
-    # The mutable state is the epoch, the checkpoint that it began at, and how many losses there
-    # were since the last one.
+    # The mutable state is the epoch, the checkpoint that it began at, those of which no copy is
+    # whole, and how many losses there were since the last one.
 
     def __init__(
         self,
@@ -83,6 +81,7 @@ class ClusterFit:
         self._checkpoints = checkpoints
         self._epoch = self._first_epoch = 0
         self._saved: Manifest | None = None
+        self._damaged: set[tuple[str, int] | None] = set()
         self._n_losses = 0
         self._slowness: dict[str, float] | None = None
         self._began = time.monotonic()
@@ -99,10 +98,12 @@ class ClusterFit:
             Where the fit cannot go on: too many losses in a row, no worker, or a checkpoint that
             was lost with two workers.
         CheckpointError
-            Where the files to go on from are damaged, or of another fit.
+            Where the files to go on from are damaged, or of another fit; or where no copy of a part
+            is whole, and there are no files.
         """
         self._saved = self._checkpoints.to_resume()
         self._epoch = self._first_epoch = self._checkpoints.begin()
+        result: RunResult | None = None
         try:
             while True:
                 try:
@@ -110,10 +111,13 @@ class ClusterFit:
                     break
                 except RankLostError as error:
                     self._recover(error)
+                except DamagedPartError as error:
+                    self._damaged.add(_place_of(self._saved))
+                    self._recover(error)
                 except Reform as reform:
                     self._form_anew(reform)
         finally:
-            self._forget()
+            self._forget(done=result is not None and self._checkpoints.ends_with(result))
         self._checkpoints.end(result)
         return result
 
@@ -175,7 +179,7 @@ class ClusterFit:
         url, identity = self._checkpoints.url, self._checkpoints.identity
         return Keeping(self._fit_id, buddies, url, identity)
 
-    def _recover(self, error: RankLostError) -> None:
+    def _recover(self, error: RankLostError | DamagedPartError) -> None:
         """Get ready for the next epoch after a loss, or raise the error."""
         while True:
             newest = self._checkpoint_of(error)
@@ -194,7 +198,7 @@ class ClusterFit:
                 "its start" if newest is None else f"the checkpoint at clock {newest.clock}",
             )
             self._epoch += 1
-            self._wait_for_workers()
+            wait_for_workers(self._client, len(self._partitions.addresses))
             self._saved = self._checkpoint_of(error)  # who was silent may be gone by now
             try:
                 self._partitions.renew(slowness=self._slowness)
@@ -221,7 +225,8 @@ class ClusterFit:
         RankLostError
             Where there was one and it is gone.
         CheckpointError
-            Where the files are of another fit.
+            Where the files are of another fit; or where no copy of a part is whole, and there are
+            no files.
         """
         reply = self._client.sync(
             adapter.ask_scheduler, self._client, "petuum_checkpoint", fit_id=self._fit_id
@@ -229,6 +234,12 @@ class ClusterFit:
         found = reply["checkpoint"]
         if found is None:
             return self._saved_in_files() if self._checkpoints.url else self._saved
+        if (found["run_id"], found["clock"]) in self._damaged:
+            if self._checkpoints.url:
+                return self._saved_in_files()
+            raise DamagedPartError(
+                f"{error}. With checkpoint=URL it would be in files, too"
+            ) from error
         manifest = Manifest.from_dict({**found, "identity": dict(self._checkpoints.identity)})
         within_reach = manifest.held_by(reply["there"])
         lost = [part for part in within_reach.parts if not part.holders]
@@ -261,35 +272,21 @@ class ClusterFit:
             logger.warning("No checkpoint at %s is whole, the fit begins again: %s", url, why)
         return found
 
-    def _wait_for_workers(self) -> None:
-        """Give workers that were lost the time to come back, and those that are silent to speak."""
-        status = self._status()
-        until = time.monotonic() + config.wait_seconds()
-        while time.monotonic() < until:
-            enough = len(status["workers"]) >= len(self._partitions.addresses)
-            settled = not status["doubtful"] and (enough or not status["returning"])
-            if status["workers"] and settled:
-                return
-            time.sleep(LOOK_SECONDS)
-            status = self._status()
-
-    def _status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self._client.sync(
-            adapter.ask_scheduler, self._client, "petuum_status"
-        )
-        return status
-
     def _staying(self) -> list[str]:
-        status = self._status()
+        status = status_of(self._client)
         return sorted(set(status["workers"]) - set(status["leaving"]))
 
-    def _forget(self) -> None:
-        """Let the workers drop the fit's checkpoints."""
+    def _forget(self, done: bool) -> None:
+        """Let the workers drop the fit's checkpoints; ``done``: those in files, too."""
         if self._client.status != "running":
             return
         try:
             self._client.sync(
-                adapter.ask_scheduler, self._client, "petuum_forget_fit", fit_id=self._fit_id
+                adapter.ask_scheduler,
+                self._client,
+                "petuum_forget_fit",
+                fit_id=self._fit_id,
+                done=done,
             )
         except TransportError as error:
             logger.warning("The checkpoints of fit %s stay: %s", self._fit_id, error)

@@ -15,6 +15,7 @@ from dask_petuum.runtime.checkpoints import Checkpoints, Place
 from dask_petuum.runtime.cluster_fit import ClusterFit
 from dask_petuum.runtime.cluster_partitions import PlacedPartitions, key_of
 from dask_petuum.runtime.cluster_tasks import gather_pinned, released_on_failure
+from dask_petuum.runtime.cluster_wait import wait_for_workers
 from dask_petuum.runtime.fit_identity import identity_of
 from dask_petuum.runtime.job import Check, Job
 from dask_petuum.runtime.options import RunOptions, RunResult
@@ -111,14 +112,18 @@ class ClusterJob(Job):
             return gather_pinned(self._client, futures, placed.addresses)
 
     def _persist(self, work: Callable[[], R], mend: Callable[[], None] | None = None) -> R:
-        """Do something again after a loss, as often as is configured."""
+        """Do something again after losses, as often as is configured."""
+        is_again = False
         for left in reversed(range(int(get("recovery.attempts")) + 1)):
             try:
+                if is_again and not wait_for_workers(self._client):
+                    raise RankLostError("no worker has come back")
+                if is_again and mend is not None:
+                    mend()
                 return work()
             except RankLostError as error:
                 if not left:
                     raise
                 logger.warning("%s; it is done again", error)
-                if mend is not None:
-                    mend()
+                is_again = True
         raise AssertionError("the last attempt returns or raises")

@@ -18,9 +18,10 @@ import scipy.sparse as sp
 from distributed import Client, Future
 
 from dask_petuum.exceptions import (
+    DamagedPartError,
+    PetuumError,
     RankError,
     RankLostError,
-    RunError,
     RunInterruptedError,
     TransportError,
 )
@@ -91,7 +92,7 @@ class ClusterRun:
 
         Raises
         ------
-        RankError, RankLostError, RunInterruptedError
+        RankError, RankLostError, RunInterruptedError, DamagedPartError
             Why there is no result.
         """
         self._create()
@@ -255,9 +256,11 @@ def _check_tasks(futures: Sequence[Future]) -> None:
             raise RunInterruptedError(f"the task of rank {rank} was {future.status}")
 
 
-def _error_of(failure: dict[str, Any]) -> RunError:
+def _error_of(failure: dict[str, Any]) -> PetuumError:
     if failure["kind"] == "lost":
         return RankLostError(failure["text"])
+    if failure["kind"] == "damaged":
+        return DamagedPartError(failure["text"])
     if failure["kind"] == "error":
         last = failure["text"].strip().splitlines()[-1]
         return RankError(

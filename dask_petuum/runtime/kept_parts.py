@@ -8,7 +8,8 @@ handlers on the event loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,8 +18,13 @@ import numpy as np
 from dask_petuum.checkpoint.folder import CheckpointFolder
 from dask_petuum.checkpoint.saved import Manifest, Saved, SavedPart, check_arrays
 from dask_petuum.checkpoint.saver import Keeper
-from dask_petuum.checkpoint.vault import PIECE_BYTES, PartKey, Vault
-from dask_petuum.exceptions import CheckpointError, RunInterruptedError, TransportError
+from dask_petuum.checkpoint.vault import N_FORGOTTEN, PIECE_BYTES, PartKey, Vault
+from dask_petuum.exceptions import (
+    CheckpointError,
+    DamagedPartError,
+    RunInterruptedError,
+    TransportError,
+)
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.spec import Keeping, RunSpec
 from dask_petuum.store.messages import field_of, number_of
@@ -54,6 +60,8 @@ class KeptParts:
     def __init__(self, address: str, node: Node, wait: Wait, ask: Ask) -> None:
         self.address = address
         self.vault = Vault()
+        #: Fits that have ended well: their files are gone, and none is to come after that.
+        self.done: deque[str] = deque(maxlen=N_FORGOTTEN)
         self._node = node
         self._wait = wait
         self._ask = ask
@@ -105,6 +113,12 @@ class KeptParts:
                 message = pack({**head, "offset": offset, "piece": piece}, self._node.wrap)
                 self._call(address, "petuum_keep", message, node)
 
+    def forget(self, fit_ids: Collection[str], done: bool = False) -> None:
+        """Drop all of some fits; where they have ended well, files that come late, too."""
+        if done:
+            self.done.extend(fit_ids)
+        self.vault.forget(fit_ids)
+
     def report(self, key: PartKey, part: SavedPart) -> dict[str, Any]:
         """Tell the scheduler of a part; returns when the checkpoint is complete, or will not be."""
         return dict(
@@ -142,11 +156,13 @@ class KeptParts:
         Raises
         ------
         TransportError
-            Where none of those that kept it gives them as they were: that is the loss of a peer,
-            and no error of the program.
+            Where some that kept it do not answer, and the others do not give them as they were:
+            that is the loss of a peer, and no error of the program.
+        DamagedPartError
+            Where all have answered, and no copy is whole: another try would find the same.
         """
         key = PartKey(manifest.fit_id, manifest.run_id, manifest.clock, part.rank)
-        errors = []
+        errors, all_answer = [], True
         for address in sorted(part.holders, key=lambda address: address != self.address):
             try:
                 arrays = self._fetch_copy(address, key, part, names)
@@ -155,13 +171,17 @@ class KeptParts:
             except (CheckpointError, TransportError) as error:
                 logger.warning("The copy of %s at %s is passed over: %s", key, address, error)
                 errors.append(f"{address}: {error}")
+                all_answer &= isinstance(error, CheckpointError)
         if folder is not None and part.file is not None:
             try:
                 return folder.fetch(part, names)
             except CheckpointError as error:
                 errors.append(str(error))
         why = "; ".join(errors) or "whoever kept it is gone"
-        raise TransportError(f"nobody gives {names[0]!r} of {key}: {why}", final=True)
+        text = f"nobody gives {names[0]!r} of rank {part.rank} at clock {key.clock}: {why}"
+        if errors and all_answer:
+            raise DamagedPartError(text)
+        raise TransportError(text, final=True)
 
     def _fetch_copy(
         self, address: str, key: PartKey, part: SavedPart, names: Sequence[str]
@@ -241,6 +261,15 @@ class _Keeper:
     def give_up(self, key: PartKey, why: str) -> None:
         """Let nobody wait for this checkpoint."""
         self._kept.give_up(key, why)
+
+    def is_done(self, key: PartKey) -> bool:
+        """Whether the fit has ended well."""
+        return key.fit_id in self._kept.done
+
+    def discard(self, key: PartKey) -> None:
+        """Remove a checkpoint's files."""
+        if self._folder is not None:
+            self._folder.discard(key)
 
 
 def _fields(key: PartKey) -> dict[str, Any]:

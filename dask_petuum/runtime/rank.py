@@ -12,7 +12,7 @@ from distributed import get_worker, secede
 
 from dask_petuum.checkpoint.saved import Saved
 from dask_petuum.data import Partition
-from dask_petuum.exceptions import RunInterruptedError, TransportError
+from dask_petuum.exceptions import DamagedPartError, RunInterruptedError, TransportError
 from dask_petuum.runtime import adapter
 from dask_petuum.runtime.context import Array
 from dask_petuum.runtime.endpoint import Endpoint
@@ -256,6 +256,10 @@ def run_rank(
         ctx.finish()
         _ask(worker, "petuum_finish", run_id=spec.run_id, rank=rank)
     except RunInterruptedError:
+        raise
+    except DamagedPartError as error:
+        text = f"rank {rank} cannot begin at the checkpoint: {error}"
+        _ask(worker, "petuum_fail", run_id=spec.run_id, rank=rank, text=text, kind="damaged")
         raise
     except TransportError as error:
         # of a peer that is lost, or about to be: the run is, the program is not to blame

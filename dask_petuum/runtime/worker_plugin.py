@@ -246,11 +246,11 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             logger.warning("A question for a piece of a checkpoint is refused: %s", error)
             return {"status": "refused", "text": str(error)}
 
-    async def forget(self, fit_ids: Sequence[str]) -> dict[str, Any]:
-        """Drop the checkpoints of fits."""
+    async def forget(self, fit_ids: Sequence[str], done: bool = False) -> dict[str, Any]:
+        """Drop the checkpoints of fits; ``done``: they have ended well."""
         if not isinstance(fit_ids, (list, tuple)) or not all(isinstance(f, str) for f in fit_ids):
             return {"status": "refused", "text": f"fits are named by texts, not {fit_ids!r:.80}"}
-        self.kept.vault.forget(fit_ids)
+        self.kept.forget(fit_ids, done is True)
         return {"status": "OK"}
 
     def save(self, run_id: str) -> None:

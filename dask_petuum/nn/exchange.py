@@ -84,8 +84,6 @@ class GradientExchange:
         self._left.add(number)
         unit = self._units[number]
         if self._is_summed(number):
-            if unit.factors:
-                unit.parameters[0].grad = _product_of_all(unit)
             vector, used = _packed(unit)
             self._sums[number].leave(vector, used, self.stamp)
             return
@@ -223,6 +221,8 @@ def _packed(unit: Unit) -> tuple[Any, Any]:
     The vector may be the gradient itself.
     """
     parts, used = [], np.zeros(len(unit.parameters), np.int32)
+    if unit.factors:
+        return _product_of_all(unit).reshape(-1), np.ones(1, np.int32)
     for place, parameter in enumerate(unit.parameters):
         if parameter.grad is None:
             parts.append(torch.zeros(parameter.numel()))

@@ -69,8 +69,8 @@ class Replica:
     The mutable state is the module's and the optimisers', the units that are `_due` (their
     gradients are under way and not applied) and those that are `_raw` (not waited for layer by
     layer), the ids of parameters whose layers a forward pass has called (`_seen`), and within a
-    backward pass, whether gradients leave (`_leaves`) and how many parameters of each unit are done
-    (`_n_done`).
+    step's backward pass (`_in_backward`), whether gradients leave (`_leaves`) and how many
+    parameters of each unit are done (`_n_done`).
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Replica:
         self._due: set[int] = set()
         self._raw: set[int] = set()
         self._seen: set[int] = set()
-        self._leaves = False
+        self._in_backward = self._leaves = False
         self._n_done = [0] * len(self.units)
         #: Nodes of autograd that hooks are on; they live as long as somebody has them.
         self._nodes: list[Any] = []
@@ -146,8 +146,9 @@ class Replica:
                 self._begin()
             self._leaves = is_last and self._early
             scale = 1.0 if self.scaling is None else self.scaling.scale
+            self._in_backward = True
             (loss * (scale / n_rows)).backward()
-            self._leaves = False
+            self._in_backward = self._leaves = False
             total += float(loss.detach())
         if not batches:
             self.settle()
@@ -284,8 +285,10 @@ class Replica:
         if self._n_done[number] == len(self.units[number].parameters):
             self.exchange.leave(number)
 
-    def _record(self, number: int, d: Any, a: Any) -> None:
-        self.units[number].factors.append((d.detach().clone(), a.detach()))
+    def _record(self, number: int, d: Any, a: Any) -> bool:
+        if self._in_backward:
+            self.units[number].factors.append((d.detach().clone(), a.detach()))
+        return self._in_backward
 
 
 def _shaped(out: Any, target: Any) -> Any:

@@ -113,7 +113,7 @@ def factor_layers(module: Any) -> list[str]:
     return [
         name
         for name, parameter in module.named_parameters()
-        if parameter.requires_grad and _is_plain_linear(owners[id(parameter)])
+        if parameter.requires_grad and _is_plain_linear(owners[id(parameter)], parameter)
     ]
 
 
@@ -126,9 +126,13 @@ def _owners(module: Any) -> dict[int, list[tuple[Any, str]]]:
     return owners
 
 
-def _is_plain_linear(owners: list[tuple[Any, str]]) -> bool:
-    # a subclass may do otherwise in its forward
-    return len(owners) == 1 and type(owners[0][0]) is torch.nn.Linear and owners[0][1] == "weight"
+def _is_plain_linear(owners: list[tuple[Any, str]], parameter: Any) -> bool:
+    if len(owners) > 1 or parameter.is_complex():
+        return False
+    part, name = owners[0]
+    # a subclass may do otherwise in its forward; hooks of the weight want to see its gradient
+    is_own = type(part) is torch.nn.Linear and name == "weight" and "forward" not in vars(part)
+    return is_own and not (parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def _kind(owners: list[tuple[Any, str]], parameter: Any, n_ranks: int, n_rows: int | None) -> str:
@@ -137,7 +141,7 @@ def _kind(owners: list[tuple[Any, str]], parameter: Any, n_ranks: int, n_rows: i
     part, _ = owners[0]
     if isinstance(part, torch.nn.Embedding) and part.sparse:
         return "rows"
-    if n_rows is None or not _is_plain_linear(owners):
+    if n_rows is None or not _is_plain_linear(owners, parameter):
         return "gradient"
     shape = (parameter.shape[0], parameter.shape[1])
     cheaper = factor_numbers(n_rows, shape, n_ranks) < gradient_numbers(parameter.numel(), n_ranks)

@@ -1,0 +1,102 @@
+"""Modules that do more than call their layers: ranks train them as plain torch does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nn_ranks import assert_all_the_same, assert_as_plain, recipe, train, train_plainly
+from torch import nn
+from torch.nn import functional
+
+from dask_petuum.nn.trainer import Settings
+
+
+class Wide(nn.Module):
+    """Its middle layer is cheap as factors."""
+
+    def __init__(self):
+        super().__init__()
+        self.start, self.inner = nn.Linear(20, 64), nn.Linear(64, 64)
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, rows):
+        return self.head(torch.tanh(self.inner(torch.tanh(self.start(rows)))))
+
+
+class WithGradient(Wide):
+    """Adds the gradient of its own output by its rows, as models of forces do."""
+
+    def forward(self, rows):
+        with torch.enable_grad():
+            rows = rows.detach().requires_grad_()
+            out = super().forward(rows)
+            (gradient,) = torch.autograd.grad(out.square().sum(), rows, create_graph=True)
+        return out + 0.3 * gradient[:, :4]
+
+
+class WithInnerStep(Wide):
+    """Takes a step of its own along the gradient of a weight, as meta-learning does."""
+
+    def forward(self, rows):
+        code = torch.tanh(self.start(rows))
+        error = self.inner(code).square().mean()
+        (gradient,) = torch.autograd.grad(error, self.inner.weight, create_graph=True)
+        moved = self.inner.weight - 0.5 * gradient
+        return self.head(torch.tanh(functional.linear(code, moved, self.inner.bias)))
+
+
+class Mapped(Wide):
+    """Calls its layers row by row, and takes derivatives of them."""
+
+    def forward(self, rows):
+        call = super().forward
+        return call(rows) + 0.1 * torch.vmap(torch.func.jacrev(call))(rows).sum(-1)
+
+
+class Swapped(Wide):
+    """Calls a layer with another weight in its place."""
+
+    def forward(self, rows):
+        code = self.inner(torch.tanh(self.start(rows)))
+        weights = {"weight": 2 * self.inner.weight, "bias": self.inner.bias}
+        return self.head(torch.func.functional_call(self.inner, weights, (torch.tanh(code),)))
+
+
+class Patched(Wide):
+    """A layer whose forward is another one."""
+
+    def __init__(self):
+        super().__init__()
+        forward = self.inner.forward
+        self.inner.forward = lambda rows: 2 * forward(rows)
+
+
+class Hooked(Wide):
+    """A hook changes the gradient of a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner.weight.register_hook(lambda gradient: 0.5 * gradient)
+
+
+class Double(Wide):
+    """In float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.double()
+
+    def forward(self, rows):
+        return super().forward(rows.double()).float()
+
+
+@pytest.mark.parametrize(
+    "module", [Wide, WithGradient, WithInnerStep, Mapped, Swapped, Patched, Hooked, Double]
+)
+@pytest.mark.parametrize(("n_ranks", "n_parts"), [(2, 2), (3, 4)])
+def test_factors_are_of_the_loss_and_of_plain_layers_only(module, n_ranks, n_parts):
+    """With several partitions on a rank, layers leave factors for good in the first step."""
+    built = recipe(module)
+    together, _ = train(built, n_ranks, n_parts=n_parts, settings=Settings(factors=True))
+    assert_as_plain(together, train_plainly(built, n_parts))
+    assert_all_the_same(together, together[0], 0)

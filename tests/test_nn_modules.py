@@ -7,7 +7,10 @@ import torch
 from nn_ranks import assert_all_the_same, assert_as_plain, recipe, train, train_plainly
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
+from dask_petuum.nn import units
 from dask_petuum.nn.trainer import Settings
 
 
@@ -100,3 +103,90 @@ def test_factors_are_of_the_loss_and_of_plain_layers_only(module, n_ranks, n_par
     together, _ = train(built, n_ranks, n_parts=n_parts, settings=Settings(factors=True))
     assert_as_plain(together, train_plainly(built, n_parts))
     assert_all_the_same(together, together[0], 0)
+
+
+class Pruned(Wide):
+    """A hook of a layer makes its weight of another one before each call."""
+
+    def __init__(self):
+        super().__init__()
+        prune.random_unstructured(self.inner, "weight", 0.3)
+
+
+class ParentLooks(Wide):
+    """A hook uses a parameter of a layer that is called later."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_forward_pre_hook(lambda part, given: given[0] * (1 + part.head.bias.sum()))
+
+
+class UsedFirst(Wide):
+    """A penalty before layers are called, and a copy of a weight in a layer's place."""
+
+    def forward(self, rows):
+        shift = rows @ self.head.weight[:, :20].t()
+        weights = {"weight": 2 * self.inner.weight, "bias": self.inner.bias}
+        code = torch.tanh(self.start(rows))
+        code = torch.func.functional_call(self.inner, weights, (code,))
+        return self.head(torch.tanh(self.inner(torch.tanh(code)))) + shift
+
+
+class Again(Wide):
+    """A layer that is called three times, each time once more in the backward pass."""
+
+    def forward(self, rows):
+        code = torch.tanh(self.start(rows))
+        for _ in range(3):
+            code = checkpoint(lambda code: torch.tanh(self.inner(code)), code, use_reentrant=True)
+        return self.head(code)
+
+
+class AgainByName(nn.Module):
+    """The same with parameters that belong to no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.start, self.head = nn.Linear(20, 20), nn.Linear(20, 4)
+        self.scale = nn.Parameter(torch.ones(20))
+
+    def forward(self, rows):
+        code = torch.tanh(self.start(rows))
+        for _ in range(3):
+            code = checkpoint(lambda code: torch.tanh(self.scale * code), code, use_reentrant=True)
+        return self.head(code)
+
+
+@pytest.mark.parametrize("module", [Pruned, ParentLooks, UsedFirst, Again, AgainByName])
+@pytest.mark.parametrize("factors", [True, False])
+@pytest.mark.parametrize("near", [True, False])
+def test_no_layer_is_early_or_late_where_it_is_used_otherwise(monkeypatch, module, factors, near):
+    """Each parameter leaves and arrives by itself."""
+    monkeypatch.setattr(units, "BUCKET_BYTES", 1)
+    monkeypatch.setattr(units, "SMALL_BYTES", 0)
+    built = recipe(module)
+    together, _ = train(built, 2, near=near, settings=Settings(factors=factors))
+    assert_as_plain(together, train_plainly(built))
+    assert_all_the_same(together, together[0], 0)
+
+
+class BackwardInBackward(Wide):
+    """Adds to a gradient by a backward pass of its own."""
+
+    def forward(self, rows):
+        code = torch.tanh(self.inner(torch.tanh(self.start(rows))))
+        code.register_hook(self.add)
+        return self.head(code)
+
+    @torch.enable_grad()
+    def add(self, _gradient):
+        self.head.weight.square().sum().backward()
+
+
+def test_a_gradient_that_comes_twice_is_refused_or_waited_for(monkeypatch):
+    monkeypatch.setattr(units, "BUCKET_BYTES", 1)
+    built = recipe(BackwardInBackward)
+    with pytest.raises(RuntimeError, match=r"head\.weight .* was made twice .* overlap=False"):
+        train(built, 2)
+    apart, _ = train(built, 2, settings=Settings(overlap=False))
+    assert_as_plain(apart, train_plainly(built))

@@ -190,3 +190,38 @@ def test_a_gradient_that_comes_twice_is_refused_or_waited_for(monkeypatch):
         train(built, 2)
     apart, _ = train(built, 2, settings=Settings(overlap=False))
     assert_as_plain(apart, train_plainly(built))
+
+
+class Means(Wide):
+    """Puts a new tensor in its buffer's place in each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, rows):
+        code = torch.tanh(self.start(rows))
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * code.detach().mean(0)
+        return self.head(torch.tanh(self.inner(code)))
+
+
+class MeansInPlace(Means):
+    """The same numbers, in the tensor that is there."""
+
+    def forward(self, rows):
+        code = torch.tanh(self.start(rows))
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * code.detach().mean(0))
+        return self.head(torch.tanh(self.inner(code)))
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+@pytest.mark.parametrize("plan", [{}, {"local_steps": 3}, {"stale": True, "clocks": 1}], ids=str)
+def test_a_buffer_that_is_replaced_is_averaged_as_one_that_is_changed(n_ranks, plan):
+    replaced, _ = train(recipe(Means), n_ranks, n_parts=4, **plan)
+    changed, _ = train(recipe(MeansInPlace), n_ranks, n_parts=4, **plan)
+    for one, other in zip(replaced, changed, strict=True):
+        assert torch.equal(one.vector, other.vector)
+        assert_all_the_same([one], other, 0)
+    assert changed[0].weights()["mean"].any()

@@ -155,6 +155,7 @@ class Trainer:
     @property
     def vector(self) -> Any:
         """Trained parameters and averaged buffers as one float32 tensor."""
+        self.replica.buffers.settle()
         return flatten(self._all)
 
     def change_since(self, start: Any) -> Any:
@@ -198,8 +199,7 @@ class Trainer:
 
     def place(self, vector: Any) -> None:
         """Go to a float32 array of trained parameters and averaged buffers."""
-        self.replica.settle()
-        unflatten(torch.from_numpy(np.array(vector)), self._all)
+        self._go(torch.from_numpy(np.array(vector)))
 
     def keep_best(self, clock: int | None, n_judged: int) -> None:
         """Keep what the best of the clocks that have been judged left, and all since."""
@@ -328,7 +328,12 @@ class Trainer:
                 parts.append(self._sum(self._exact, change[n:]))
             change = torch.cat(parts)
         self._start = self._outer.move(self._start, change)
-        unflatten(self._start, self._all)
+        self._go(self._start)
+
+    def _go(self, vector: Any) -> None:
+        self.replica.settle()
+        self.replica.buffers.settle()
+        unflatten(vector, self._all)
 
     def _average_buffers(self) -> None:
         """Average buffers; see to it that weights are the same where each rank made its own sums.

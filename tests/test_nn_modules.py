@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from nn_ranks import assert_all_the_same, assert_as_plain, recipe, train, train_plainly
@@ -225,3 +228,44 @@ def test_a_buffer_that_is_replaced_is_averaged_as_one_that_is_changed(n_ranks, p
         assert torch.equal(one.vector, other.vector)
         assert_all_the_same([one], other, 0)
     assert changed[0].weights()["mean"].any()
+
+
+class FirstWeights(Wide):
+    """Draws first weights, a frozen one too, and dropout, from generators besides torch's."""
+
+    def __init__(self, generator=np.random):
+        super().__init__()
+        self.inner.bias.requires_grad_(False)
+        with torch.no_grad():
+            for tensor in (self.inner.weight, self.inner.bias, self.head.weight):
+                tensor.copy_(torch.from_numpy(generator.normal(0, 0.1, tensor.shape)))
+            self.start.bias.fill_(random.random())
+        self.register_buffer("scale", torch.from_numpy(generator.uniform(0.5, 1, 4)).float())
+
+    def forward(self, rows):
+        code = torch.tanh(self.start(rows))
+        if random.random() + np.random.rand() < 1:
+            code = torch.tanh(self.inner(code))
+        return self.head(code) * self.scale
+
+
+def test_random_numbers_of_numpy_and_python_depend_on_the_seed_only():
+    built, states = recipe(FirstWeights), (random.getstate(), np.random.get_state())
+    fits = [train(built, 1)[0][0] for _ in range(2)]
+    assert_as_plain(fits, train_plainly(built), 0)
+    assert states[0] == random.getstate()
+    assert all(np.array_equal(a, b) for a, b in zip(states[1], np.random.get_state(), strict=True))
+
+
+def drawn_anew():
+    return FirstWeights(np.random.default_rng())
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+@pytest.mark.parametrize("plan", [{}, {"local_steps": 3}], ids=str)
+def test_ranks_begin_with_the_weights_of_rank_0(n_ranks, plan):
+    """Though each rank draws its own, and the first step is 0."""
+    trainers, _ = train(recipe(drawn_anew, lr=0.0), n_ranks, epochs=1, n_parts=n_ranks, **plan)
+    other = recipe(drawn_anew).build_module()
+    assert not torch.equal(other.head.weight, trainers[0].replica.module.head.weight)
+    assert_all_the_same(trainers, trainers[0], 0)

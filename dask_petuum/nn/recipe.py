@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Recipe", "first_values", "load_weights", "own_random_numbers"]
+__all__ = ["Recipe", "first_values", "load_weights", "own_random_numbers", "seed_all"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Recipe:
     seed: int = 0
 
     def build_module(self) -> Any:
-        """Make the module with its first weights; leaves torch's global random state alone."""
+        """Make the module with its first weights; leaves the global random states alone."""
         with own_random_numbers():
-            torch.manual_seed(self.seed)
+            seed_all(self.seed)
             if self.module is None:
                 return _perceptron((self.n_inputs, *self.hidden, self.n_outputs))
             module = self.module(**self._of("module"))
@@ -109,12 +111,25 @@ class Recipe:
         return dict(self.arguments.get(name, {}))
 
 
-def own_random_numbers() -> Any:
-    """A context after which torch's global random state is as before, that of GPUs in use too."""
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Leave the global random states of torch (and of GPUs in use), numpy and Python as before."""
     cuda: Any = torch.cuda
-    return torch.random.fork_rng(
-        devices=range(cuda.device_count()) if cuda.is_initialized() else ()
-    )
+    devices = range(cuda.device_count()) if cuda.is_initialized() else ()
+    plain, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(of_numpy)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global random states: modules draw from any of them."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def load_weights(module: Any, weights: Mapping[str, NDArray[Any]]) -> None:

@@ -23,7 +23,7 @@ from dask_petuum.nn.early_uses import EarlyUses
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.linear import keep_factors
 from dask_petuum.nn.loss_scale import LossScale
-from dask_petuum.nn.recipe import Recipe
+from dask_petuum.nn.recipe import Recipe, seed_all
 from dask_petuum.nn.units import Unit
 
 __all__ = ["Batch", "Replica"]
@@ -230,7 +230,7 @@ class Replica:
             due = set(self._due)
             buffers = self.buffers.copy() if due else []
             self._seen.clear()
-            torch.manual_seed(batch.seed)
+            seed_all(batch.seed)
             with self._looks():
                 loss = self._losses(batch, self._autocast).sum()
             late = {

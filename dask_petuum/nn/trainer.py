@@ -123,7 +123,7 @@ class Trainer:
             lambda module: plan_units(
                 module,
                 mesh.n_ranks if self._exchanges else 1,
-                plan.batch_size,
+                min(plan.batch_size, max(map(plan.n_training, range(len(plan.sizes))))),
                 not mesh.is_near if settings.factors == "auto" else bool(settings.factors),
                 mesh.is_near,
             ),

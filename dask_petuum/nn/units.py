@@ -4,8 +4,10 @@ The rule of sufficient factors (SACP; Xie et al., UAI 2016; Zhang et al., USENIX
 B rows a step and a weight of M x N, its gradient is the product of the output gradients (B x M)
 and the activations (B x N). To the other P - 1 ranks that is ``(P - 1) B (M + N)`` numbers from
 each rank; a gradient that is cut among P owners and comes back summed is ``2 (P - 1) / P M N``.
-The price is that every rank multiplies the rows of all: between ranks of one host, which read a
-gradient where it lies, the gradient is cheaper.
+Zeros are not sent, but a bit for each number says where they are. So large weights may send
+factors of rows that would be too many otherwise, as of bags of words: what ranks measure in the
+first step decides. The price is that every rank multiplies the rows of all: between ranks of one
+host, which read a gradient where it lies, the gradient is cheaper.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ BUCKET_BYTES = 2**20
 #: What is smaller goes with whatever comes next, however large that is: a bias with its weight. A
 #: message over a network costs each rank 2 ms of a core (2026-11), a copy of the weight 0.1 ms.
 SMALL_BYTES = 2**16
+#: What a number of a factor costs that is zero.
+BITS_OF_ZERO = 1
 
 
 @dataclass
@@ -78,7 +82,8 @@ def plan_units(
     ----------
     batch_size
         Rows of a partition in a step, for the rule of sufficient factors. A rank may have several
-        partitions, and a layer several rows for each of theirs: that shows in the first step.
+        partitions, and a layer several rows for each of theirs: that shows in the first step, and
+        so does how many numbers are zero.
     use_factors
         Whether Linear layers may send them.
     is_near
@@ -144,5 +149,7 @@ def _kind(owners: list[tuple[Any, str]], parameter: Any, n_ranks: int, n_rows: i
     if n_rows is None or not _is_plain_linear(owners, parameter):
         return "gradient"
     shape = (parameter.shape[0], parameter.shape[1])
-    cheaper = factor_numbers(n_rows, shape, n_ranks) < gradient_numbers(parameter.numel(), n_ranks)
-    return "factors" if cheaper else "gradient"
+    # small ones share a message: only where factors are less in any case
+    least = BITS_OF_ZERO / 32 if 4 * parameter.numel() >= SMALL_BYTES else 1
+    cost = least * factor_numbers(n_rows, shape, n_ranks)
+    return "factors" if cost < gradient_numbers(parameter.numel(), n_ranks) else "gradient"

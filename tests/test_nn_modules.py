@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -269,3 +270,70 @@ def test_ranks_begin_with_the_weights_of_rank_0(n_ranks, plan):
     other = recipe(drawn_anew).build_module()
     assert not torch.equal(other.head.weight, trainers[0].replica.module.head.weight)
     assert_all_the_same(trainers, trainers[0], 0)
+
+
+class Complex(nn.Module):
+    """Complex weights, bias and buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(20, 16, dtype=torch.complex64)
+        self.head = nn.Linear(16, 4)
+        self.register_buffer("turn", torch.tensor([1j]))
+
+    def forward(self, rows):
+        code = self.inner(rows * self.turn)
+        return self.head(torch.view_as_real(code).sum(2).tanh() + code.abs())
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_complex_parameters_keep_both_parts(n_ranks, optimizer):
+    built = recipe(Complex, optimizer, 0.01)
+    together, _ = train(built, n_ranks, n_parts=3, settings=Settings(factors=True))
+    assert_as_plain(together, train_plainly(built, 3))
+    assert together[0].weights()["turn"] == 1j
+
+
+@pytest.mark.parametrize("plan", [{"local_steps": 4}, {"stale": True}], ids=str)
+def test_complex_parameters_where_ranks_step_apart(plan):
+    built = recipe(Complex)
+    (whole,), _ = train(built, 1, n_parts=1, epochs=1, **plan)
+    (clipped,), _ = train(built, 1, n_parts=1, epochs=1, settings=Settings(clip=1e9), **plan)
+    assert_as_plain([whole, clipped], train_plainly(built, 1, epochs=1))
+    vector = whole.vector.numpy()
+    whole.place(0 * vector)
+    whole.place(vector)
+    assert_all_the_same([whole], clipped, 1e-6)
+
+
+class Bag(nn.Module):
+    """A bag of sparse embeddings of the signs of the columns; most of its table is never used."""
+
+    def __init__(self, **more):
+        super().__init__()
+        self.words = nn.EmbeddingBag(4000, 16, mode="sum", **more)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, rows):
+        return self.head(torch.tanh(self.words(100 * torch.arange(20) + (rows > 0))))
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_a_sparse_bag_is_sent_as_rows(n_ranks):
+    built = recipe(partial(Bag, sparse=True), "Adagrad")
+    together, ranks = train(built, n_ranks)
+    assert_as_plain(together, train_plainly(built))
+    assert_all_the_same(together, together[0], 0)
+    whole = 4 * 4000 * 16
+    assert max(ranks.n_bytes) < whole * together[0]._plan.n_steps / 4
+    assert "rows" in {unit.kind for unit in together[0].replica.units}
+
+
+def test_a_table_that_lookups_change_needs_one_rank():
+    built = recipe(partial(Bag, max_norm=1.0))
+    with pytest.raises(ValueError, match=r"words has max_norm=1\.0.* one rank"):
+        train(built, 2)
+    (alone,), _ = train(built, 1)
+    assert_as_plain([alone], train_plainly(built))
+    train(built, 2, local_steps=5)

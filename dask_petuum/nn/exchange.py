@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dask_petuum.nn.mesh import Mesh
+from dask_petuum.nn.real_numbers import n_numbers, numbers_of, tensor_like
 from dask_petuum.nn.units import Unit, gradient_numbers
 from dask_petuum.nn.vector_sum import BLOCKS_EACH, VectorSum
 from dask_petuum.nn.wire import Wire
@@ -241,14 +242,14 @@ def _of(part: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _dense(gradient: Any) -> Any:
-    dense = gradient.to_dense() if gradient.is_sparse else gradient
-    return dense.detach().cpu().float()
+    """The numbers of a gradient, zeros too; they may be the gradient's own."""
+    return numbers_of(gradient.to_dense() if gradient.is_sparse else gradient)
 
 
 def _product_of_all(unit: Unit) -> Any:
     """The gradient of a unit of factors, float32 on the CPU; takes it out of the unit."""
     parameter, factors, unit.factors = unit.parameters[0], unit.factors, []
-    total = None if parameter.grad is None else _dense(parameter.grad)
+    total = None if parameter.grad is None else _dense(parameter.grad).view(parameter.shape)
     parameter.grad = None
     if factors:
         d = torch.cat([pair[0] for pair in factors]).cpu()
@@ -267,22 +268,19 @@ def _packed(unit: Unit) -> tuple[Any, Any]:
         return _product_of_all(unit).reshape(-1), np.ones(1, np.int32)
     for place, parameter in enumerate(unit.parameters):
         if parameter.grad is None:
-            parts.append(torch.zeros(parameter.numel()))
+            parts.append(torch.zeros(n_numbers(parameter)))
         else:
             used[place] = 1
-            parts.append(_dense(parameter.grad).reshape(-1))
+            parts.append(_dense(parameter.grad))
     return parts[0] if len(parts) == 1 else torch.cat(parts), used
 
 
 def _unpack(unit: Unit, vector: Any, used: Any) -> None:
     place = 0
     for parameter, count in zip(unit.parameters, used, strict=True):
-        n = parameter.numel()
-        if count:
-            values = vector[place : place + n].view(parameter.shape)
-            parameter.grad = values.to(parameter.device, parameter.dtype)
-        else:
-            parameter.grad = None
+        n = n_numbers(parameter)
+        numbers = vector[place : place + n]
+        parameter.grad = tensor_like(parameter, numbers) if count else None
         place += n
 
 

@@ -24,6 +24,7 @@ from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.outer import Outer, flatten, unflatten
 from dask_petuum.nn.plan import Plan
+from dask_petuum.nn.real_numbers import n_numbers
 from dask_petuum.nn.recipe import Recipe, load_weights, own_random_numbers
 from dask_petuum.nn.replica import Batch, Replica
 from dask_petuum.nn.state import (
@@ -139,7 +140,7 @@ class Trainer:
         tensors = [p for _, p in self.replica.parameters]
         self._buffers = [b for _, b in self.replica.averaged_buffers]
         self._all = [*tensors, *self._buffers]
-        n_parameters = sum(p.numel() for p in tensors)
+        n_parameters = sum(map(n_numbers, tensors))
         self._outer = Outer(settings.outer_rate, settings.outer_momentum, n_parameters)
         self._whole = VectorSum(mesh, self.wire, len(self.replica.units))
         # rounding must not touch what is the same in all ranks, nor running variances

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from dask_petuum.nn.real_numbers import n_numbers
+
 __all__ = [
     "BUCKET_BYTES",
     "Unit",
@@ -31,6 +33,7 @@ BUCKET_BYTES = 2**20
 #: What is smaller goes with whatever comes next, however large that is: a bias with its weight. A
 #: message over a network costs each rank 2 ms of a core (2026-11), a copy of the weight 0.1 ms.
 SMALL_BYTES = 2**16
+EMBEDDINGS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 #: What a number of a factor costs that is zero.
 BITS_OF_ZERO = 1
 
@@ -58,7 +61,7 @@ class Unit:
     @property
     def size(self) -> int:
         """Numbers of all its parameters."""
-        return sum(p.numel() for p in self.parameters)
+        return sum(map(n_numbers, self.parameters))
 
 
 def factor_numbers(n_rows: int, shape: tuple[int, int], n_ranks: int) -> int:
@@ -80,6 +83,8 @@ def plan_units(
 
     Parameters
     ----------
+    module, n_ranks
+        What is trained, and how many have the same parameters of it.
     batch_size
         Rows of a partition in a step, for the rule of sufficient factors. A rank may have several
         partitions, and a layer several rows for each of theirs: that shows in the first step, and
@@ -89,7 +94,14 @@ def plan_units(
     is_near
         Whether all ranks share memory: there messages cost nothing, and what goes alone is not
         copied into a bucket.
+
+    Raises
+    ------
+    ValueError
+        For an embedding that changes its table in the forward pass, which several ranks cannot.
     """
+    if n_ranks > 1:
+        _refuse_norms(module)
     small = 0 if is_near else SMALL_BYTES
     owners = _owners(module)
     units: list[Unit] = []
@@ -102,7 +114,7 @@ def plan_units(
         if kind != "gradient":
             units.append(Unit(kind, [name], [parameter]))
             continue
-        own = parameter.numel() * 4
+        own = 4 * n_numbers(parameter)
         if bucket is None or (n_bytes + own > BUCKET_BYTES and n_bytes >= small):
             bucket, n_bytes = Unit("gradient", [], []), 0
             units.append(bucket)
@@ -120,6 +132,15 @@ def factor_layers(module: Any) -> list[str]:
         for name, parameter in module.named_parameters()
         if parameter.requires_grad and _is_plain_linear(owners[id(parameter)], parameter)
     ]
+
+
+def _refuse_norms(module: Any) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, EMBEDDINGS) and part.max_norm is not None:
+            raise ValueError(
+                f"{name} has max_norm={part.max_norm}: it changes rows of its table when they are "
+                "looked up, each rank its own; it needs one rank, or local_steps > 1"
+            )
 
 
 def _owners(module: Any) -> dict[int, list[tuple[Any, str]]]:
@@ -144,7 +165,7 @@ def _kind(owners: list[tuple[Any, str]], parameter: Any, n_ranks: int, n_rows: i
     if len(owners) > 1 or n_ranks == 1:
         return "gradient"
     part, _ = owners[0]
-    if isinstance(part, torch.nn.Embedding) and part.sparse:
+    if isinstance(part, EMBEDDINGS) and part.sparse:
         return "rows"
     if n_rows is None or not _is_plain_linear(owners, parameter):
         return "gradient"

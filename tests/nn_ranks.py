@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 import torch
@@ -74,13 +74,15 @@ def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, n
             ranks.losses[rank].append(trainer.train(clock)["valid_loss"])
         return trainer
 
-    try:
-        with ThreadPoolExecutor(n_ranks) as pool:
-            trainers = [pool.submit(run, rank) for rank in range(n_ranks)]
-            return [each.result(PATIENCE) for each in trainers], ranks
-    finally:
-        for box in ranks.boxes:
-            box.interrupt(TimeoutError("the test is over"))
+    with ThreadPoolExecutor(n_ranks) as pool:
+        trainers = [pool.submit(run, rank) for rank in range(n_ranks)]
+        try:
+            for each in as_completed(trainers, PATIENCE):
+                each.result()
+            return [each.result() for each in trainers], ranks
+        finally:  # the pool waits for all
+            for box in ranks.boxes:
+                box.interrupt(TimeoutError("the test is over"))
 
 
 def train_plainly(built, n_parts=2, epochs=2, batch_size=16):

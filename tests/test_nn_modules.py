@@ -321,7 +321,7 @@ class Bag(nn.Module):
 
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_a_sparse_bag_is_sent_as_rows(n_ranks):
-    built = recipe(partial(Bag, sparse=True), "Adagrad")
+    built = recipe(partial(Bag, sparse=True))
     together, ranks = train(built, n_ranks)
     assert_as_plain(together, train_plainly(built))
     assert_all_the_same(together, together[0], 0)

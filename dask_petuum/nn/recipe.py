@@ -55,14 +55,26 @@ class Recipe:
     seed: int = 0
 
     def build_module(self) -> Any:
-        """Make the module with its first weights; leaves the global random states alone."""
+        """Make the module with its first weights; leaves the global random states alone.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where none is made, or its state is not tensors whose shapes are known.
+        """
         with own_random_numbers():
             seed_all(self.seed)
             if self.module is None:
                 return _perceptron((self.n_inputs, *self.hidden, self.n_outputs))
+            if isinstance(self.module, torch.nn.Module):
+                raise ValueError(
+                    f"module must be a class or a function, got a {type(self.module).__name__}: "
+                    "give its class, and its arguments as module__NAME"
+                )
             module = self.module(**self._of("module"))
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"module must make a torch.nn.Module, it made {type(module).__name__}")
+        _check_state(module)
         return module
 
     def build_loss(self) -> Any:
@@ -71,14 +83,19 @@ class Recipe:
         Raises
         ------
         ValueError
-            Where it is none, or cannot give one loss a row.
+            Where it is none, cannot give one loss a row, or would have to be trained.
         """
         kind = _class(self.criterion, torch.nn, "criterion")
         if "reduction" not in inspect.signature(kind).parameters:
             raise ValueError(
                 f'criterion must know reduction="none", which {kind.__name__} does not'
             )
-        return kind(**{**self._of("criterion"), "reduction": "none"})
+        if "reduction" in self._of("criterion"):
+            raise ValueError("criterion__reduction cannot be set: the mean is over a step's rows")
+        loss = kind(**self._of("criterion"), reduction="none")
+        for name, _ in getattr(loss, "named_parameters", list)():
+            raise ValueError(f"criterion cannot be trained, it has {name!r}: put it in the module")
+        return loss
 
     def build_optimizer(self, parameters: Iterable[Any]) -> Any:
         """Make an optimiser of some parameters.
@@ -91,7 +108,7 @@ class Recipe:
         kind = _class(self.optimizer, torch.optim, "optimizer")
         if issubclass(kind, torch.optim.LBFGS):
             raise ValueError("optimizer cannot be LBFGS, which evaluates the loss by itself")
-        return kind(list(parameters), lr=self.lr, **self._of("optimizer"))
+        return kind(list(parameters), **{"lr": self.lr, **self._of("optimizer")})
 
     def build_schedule(self, optimizer: Any) -> Any:
         """Make the learning-rate schedule of an optimiser, or None."""
@@ -168,6 +185,18 @@ def _perceptron(widths: tuple[int, ...]) -> Any:
     for n_in, n_out in pairwise(widths):
         layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
     return torch.nn.Sequential(*layers[:-1])
+
+
+def _check_state(module: Any) -> None:
+    for name, value in module.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            kind = type(value).__name__
+            raise ValueError(f"module has {name!r} in its state_dict, a {kind}: it must be tensors")
+        if torch.nn.parameter.is_lazy(value):
+            raise ValueError(
+                f"module is lazy, the shape of {name!r} is not known: call it once in the function "
+                "that makes it"
+            )
 
 
 def first_values(recipe: Recipe, weights: Mapping[str, NDArray[Any]] | None) -> NDArray[Any]:

@@ -332,13 +332,15 @@ class Replica:
 
 
 def _shaped(out: Any, target: Any) -> Any:
-    """One output a row, as a vector where the targets are one.
+    """One output a row, as a vector where the targets are one number each.
 
     Raises
     ------
     ValueError
         For several outputs a row where each has one target.
     """
-    if target.ndim == 1 and target.is_floating_point() and out.numel() != len(target):
+    if target.ndim != 1 or not target.is_floating_point():
+        return out
+    if out.numel() != len(target) or out.ndim > 2:
         raise ValueError(f"module must give one output a row, it gives {tuple(out.shape[1:])}")
-    return out[:, 0] if target.ndim == 1 and target.is_floating_point() and out.ndim == 2 else out
+    return out.reshape(len(target))

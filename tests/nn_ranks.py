@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
+import torch
 from nn_modules import make_rows
 
 from dask_petuum.data import Partition
 from dask_petuum.nn.plan import Plan
-from dask_petuum.nn.recipe import Recipe
+from dask_petuum.nn.recipe import Recipe, own_random_numbers, seed_all
 from dask_petuum.nn.trainer import Settings, Trainer
 from dask_petuum.runtime.mailbox import Mailbox
 
@@ -73,13 +74,47 @@ def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, n
             ranks.losses[rank].append(trainer.train(clock)["valid_loss"])
         return trainer
 
-    try:
-        with ThreadPoolExecutor(n_ranks) as pool:
-            trainers = [pool.submit(run, rank) for rank in range(n_ranks)]
-            return [each.result(PATIENCE) for each in trainers], ranks
-    finally:
-        for box in ranks.boxes:
-            box.interrupt(TimeoutError("the test is over"))
+    with ThreadPoolExecutor(n_ranks) as pool:
+        trainers = [pool.submit(run, rank) for rank in range(n_ranks)]
+        try:
+            for each in as_completed(trainers, PATIENCE):
+                each.result()
+            return [each.result() for each in trainers], ranks
+        finally:  # the pool waits for all
+            for box in ranks.boxes:
+                box.interrupt(TimeoutError("the test is over"))
+
+
+def train_plainly(built, n_parts=2, epochs=2, batch_size=16):
+    """The loop that one writes in plain torch over the same batches; the trained module."""
+    rows, labels = make_rows(320)
+    n = len(rows) // n_parts
+    plan = Plan((n,) * n_parts, batch_size, epochs, 0)
+    module, loss = built.build_module(), built.build_loss()
+    optimizer = built.build_optimizer(module.parameters())
+    module.train()
+    with own_random_numbers():
+        for step in range(plan.n_steps):
+            optimizer.zero_grad()
+            for index in range(n_parts):
+                low, high = plan.bounds(index, step)
+                chosen = index * n + plan.training_rows(index, step)[low:high]
+                seed_all(plan.step_seed(index, step))
+                losses = loss(
+                    module(torch.from_numpy(rows[chosen])), torch.from_numpy(labels[chosen])
+                )
+                (losses.sum() / plan.n_rows(step)).backward()
+            optimizer.step()
+    return module
+
+
+def assert_as_plain(trainers, module, tolerance=1e-5):
+    """Each rank has the parameters of a module that was trained plainly."""
+    for name, parameter in module.named_parameters():
+        expected = parameter.detach()
+        for trainer in trainers:
+            own = torch.from_numpy(trainer.weights()[name]).to(expected.dtype)
+            torch.testing.assert_close(own, expected, rtol=0, atol=tolerance)
 
 
 def assert_all_the_same(trainers, expected, tolerance=1e-5):

@@ -173,6 +173,40 @@ def test_a_partial_fit_cannot_stop_early(estimator):
     assert not hasattr(model, "weights_")
 
 
+class Lazy(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.LazyLinear(3))
+
+
+class WithSettings(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(4, 3)
+
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class TrainedLoss(torch.nn.CrossEntropyLoss):
+    def __init__(self, reduction):
+        super().__init__(reduction=reduction)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+
+def lazy_but_called():
+    module = Lazy()
+    module(torch.zeros(2, 4))
+    return module
+
+
+def test_a_lazy_module_that_was_called_once_is_trained():
+    assert (
+        fitted(module=lazy_but_called, optimizer__lr=0.1).score(*load_iris(return_X_y=True)) > 0.6
+    )
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -181,6 +215,11 @@ def test_a_partial_fit_cannot_stop_early(estimator):
         ({"criterion": "Linear"}, "reduction"),
         ({"lr_scheduler": "ReduceLROnPlateau"}, "cannot be ReduceLROnPlateau"),
         ({"module": torch.nn.Flatten}, "no parameter that could be trained"),
+        ({"module": torch.nn.Linear(4, 3)}, "module must be a class or a function, got a Linear"),
+        ({"module": Lazy}, r"lazy, the shape of .*weight. is not known: call it once"),
+        ({"module": WithSettings}, "'_extra_state' in its state_dict, a dict"),
+        ({"criterion": TrainedLoss}, "criterion cannot be trained, it has 'scale'"),
+        ({"criterion__reduction": "sum"}, "criterion__reduction cannot be set"),
         ({"wire_dtype": "int8"}, "wire_dtype must be"),
         ({"wire_dtype": "float16", "consistency": "ssp"}, 'needs consistency="bsp", got .ssp'),
         ({"outer_lr": 0.7}, "outer_lr=0.7 needs .* local_steps > 1, got 'bsp' and 1"),
@@ -387,6 +426,40 @@ def test_a_regressor_needs_one_output_a_row():
     with pytest.raises(ValueError, match=r"one output a row, it gives \(2,\)"):
         NeuralNetRegressor(partial(torch.nn.Linear, 4, 2), **settings).fit(rows[:2], labels[:2])
     NeuralNetRegressor(partial(torch.nn.Linear, 4, 1), **settings).fit(rows, labels)
+
+
+class Squeezed(torch.nn.Module):
+    """Gives a number for each row, and for a single one no row either; its LSTM gives a tuple."""
+
+    def __init__(self, keeps=False):
+        super().__init__()
+        self.memory = torch.nn.LSTM(2, 3, batch_first=True)
+        self.head, self.keeps = torch.nn.Linear(6, 1), keeps
+
+    def forward(self, rows):
+        out = self.head(self.memory(rows.reshape(-1, 2, 2))[0].flatten(1))
+        return out[None].transpose(0, 1) if self.keeps else out.squeeze()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_a_row_that_comes_alone_and_the_first_of_several_outputs(batch_size):
+    rows, labels = load_iris(return_X_y=True)
+    settings = {**QUICK, "random_state": 0, "max_epochs": 1, "batch_size": batch_size}
+    model = NeuralNetRegressor(Squeezed, **settings).fit(rows, labels)
+    alone = np.concatenate([model.predict(row[None]) for row in rows[:5]])
+    np.testing.assert_allclose(alone, model.predict(rows[:5]), rtol=1e-5)
+    out = model.to_module().memory(torch.from_numpy(rows.astype(np.float32).reshape(-1, 2, 2)))[0]
+    given = model.transform(rows, layer="memory")
+    np.testing.assert_allclose(given, out.detach().flatten(1).numpy(), atol=1e-6)
+    with pytest.raises(ValueError, match=r"one output a row, it gives \(1, 1\)"):
+        NeuralNetRegressor(Squeezed, module__keeps=True, **settings).fit(rows, labels)
+
+
+def test_the_step_size_may_be_given_as_skorch_s():
+    plain, named = fitted(lr=0.05), fitted(optimizer__lr=0.05)
+    for name, values in plain.weights_.items():
+        np.testing.assert_array_equal(named.weights_[name], values)
+    assert not np.array_equal(fitted().weights_["0.weight"], plain.weights_["0.weight"])
 
 
 def test_a_module_is_built_once_for_all_rows():

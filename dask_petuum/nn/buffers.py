@@ -3,7 +3,7 @@
 Batch statistics are those of a partition's batch, so the running ones are the partition's as well.
 At the end of a clock, the changes that partitions made are averaged by their rows. So what a module
 has learnt does not depend on how partitions lie on ranks. Buffers that nobody changes keep their
-bits.
+bits. A module may put a new tensor in a buffer's place, as in ``self.mean = self.mean + ...``.
 """
 
 from __future__ import annotations
@@ -24,17 +24,37 @@ def difference(value: Any, first: Any) -> Any:
 class PartitionBuffers:
     """The buffers of a module that is trained.
 
-    The mutable state is the module's, what it had at the clock's beginning (`_first`), and whose
-    buffers it has now (`_now`); `_kept` has those of the others.
+    The mutable state is the module's (`_tensors` are those that it had first), what it had at the
+    clock's beginning (`_first`), and whose buffers it has now (`_now`); `_kept` has those of the
+    others.
     """
 
     def __init__(self, module: Any) -> None:
         self._tensors = list(module.buffers())
+        numbers = {id(each): n for n, each in enumerate(self._tensors)}
+        #: Where each is: (number, its module, name in it).
+        self._places = [
+            (numbers[id(each)], part, name)
+            for part in module.modules()
+            for name, each in part.named_buffers(recurse=False, remove_duplicate=False)
+        ]
         self.begin()
 
     @property
     def _averaged(self) -> list[int]:
         return [n for n, each in enumerate(self._tensors) if each.is_floating_point()]
+
+    def settle(self) -> None:
+        """Let the module have its first tensors again, with the numbers that it has now.
+
+        A buffer that has another shape now, or is none any more, is left alone.
+        """
+        for number, part, name in self._places:
+            now, own = getattr(part, name, None), self._tensors[number]
+            if isinstance(now, torch.Tensor) and now is not own and now.shape == own.shape:
+                with torch.no_grad():
+                    own.copy_(now)
+                part._buffers[name] = own
 
     def begin(self) -> None:
         """Begin a clock."""
@@ -44,10 +64,12 @@ class PartitionBuffers:
 
     def copy(self) -> list[Any]:
         """Copies of what the module has now."""
+        self.settle()
         return [each.clone() for each in self._tensors]
 
     def restore(self, values: Sequence[Any]) -> None:
         """Let the module have what was copied."""
+        self.settle()
         with torch.no_grad():
             for own, value in zip(self._tensors, values, strict=True):
                 own.copy_(value)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from dask_petuum.nn.real_numbers import real_view
+
 __all__ = ["clip_gradients", "values_of"]
 
 #: As in torch: what is added to a norm that is divided by.
@@ -27,7 +29,7 @@ def clip_gradients(parameters: Sequence[Any], largest: float) -> None:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return
-    norms = [torch.linalg.vector_norm(values_of(grad).float()) for grad in gradients]
+    norms = [torch.linalg.vector_norm(real_view(values_of(grad)).float()) for grad in gradients]
     norm = torch.linalg.vector_norm(torch.stack([each.to(norms[0].device) for each in norms]))
     factor = (largest / (norm + SMALL)).clamp(max=1.0)  # stays on the device: no wait for it
     for grad in gradients:

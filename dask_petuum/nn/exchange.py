@@ -4,6 +4,9 @@ Wait-free backpropagation (Zhang et al., "Poseidon", USENIX ATC 2017, section 3.
 :class:`~dask_petuum.nn.vector_sum.VectorSum`; factors and embedding rows go to every rank as they
 are, and every rank makes the same sum of them, in the order of ranks. A rank that has no gradient
 of a parameter says so, so that nobody waits for it; where none has one, there is none.
+
+A layer that may send factors is summed by owners in its first step, in which ranks measure the
+bytes of their factors and vote: it sends factors from then on where they are less in all ranks.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import numpy as np
 import torch
 
 from dask_petuum.nn.mesh import Mesh
-from dask_petuum.nn.units import Unit, factor_numbers, gradient_numbers
+from dask_petuum.nn.real_numbers import n_numbers, numbers_of, tensor_like
+from dask_petuum.nn.units import Unit, gradient_numbers
 from dask_petuum.nn.vector_sum import BLOCKS_EACH, VectorSum
 from dask_petuum.nn.wire import Wire
 
@@ -39,7 +43,8 @@ class GradientExchange:
 
     The mutable state is the step's `stamp`, which units have left, and what this rank sent of
     those that go to everybody (`_own`), with the products of its factors (`_products`); and units
-    of factors that travel as gradients after all (`_whole`), the same ones in all ranks.
+    of factors that are not decided yet (`_open`), or travel as gradients after all (`_whole`), the
+    same ones in all ranks.
     """
 
     def __init__(self, mesh: Mesh, units: Sequence[Unit], wire: Wire) -> None:
@@ -51,6 +56,7 @@ class GradientExchange:
         self._own: dict[int, dict[str, Any]] = {}
         self._products: dict[int, Any] = {}
         self._left: set[int] = set()
+        self._open = {n for n, unit in enumerate(units) if unit.kind == "factors"}
         self._whole: set[int] = set()
         self._direct_bytes = 0
         self.stamp = 0
@@ -84,15 +90,16 @@ class GradientExchange:
         self._left.add(number)
         unit = self._units[number]
         if self._is_summed(number):
-            if unit.factors:
-                unit.parameters[0].grad = _product_of_all(unit)
+            against = number in self._open and not self._would_save(unit)
             vector, used = _packed(unit)
+            if number in self._open:
+                used = np.append(used, np.int32(against))
             self._sums[number].leave(vector, used, self.stamp)
             return
         arrays = self._factors(unit) if unit.kind == "factors" else _rows(unit)
         self._own[number] = arrays
         block = number * BLOCKS_EACH * self._mesh.n_ranks + self._mesh.rank
-        n_bytes = len(self._others) * sum(values.nbytes for values in arrays.values())
+        n_bytes = len(self._others) * _n_bytes(arrays)
         self._direct_bytes += n_bytes
         if unit.kind == "factors":
             full, name = 4 * gradient_numbers(unit.size, self._mesh.n_ranks), unit.names[0]
@@ -118,7 +125,11 @@ class GradientExchange:
         """Wait for a unit; its parameters then have the sums of all ranks as their gradients."""
         unit = self._units[number]
         if self._is_summed(number):
-            _unpack(unit, *self._sums[number].arrive(self.stamp))
+            vector, used = self._sums[number].arrive(self.stamp)
+            if number in self._open:
+                used, n_against = used[:-1], int(used[-1])
+                self._decide(number, bool(used.any()), n_against > 0)
+            _unpack(unit, vector, used)
             return
         parameter = unit.parameters[0]
         total = self._sum_of_factors(number) if unit.kind == "factors" else self._rows_of(number)
@@ -126,7 +137,18 @@ class GradientExchange:
 
     def _is_summed(self, number: int) -> bool:
         """Whether owners sum a unit's gradient; else what ranks send goes to all as it is."""
-        return self._units[number].kind == "gradient" or number in self._whole
+        is_gradient = self._units[number].kind == "gradient"
+        return is_gradient or number in self._open or number in self._whole
+
+    def _decide(self, number: int, is_used: bool, stays_whole: bool) -> None:
+        """Let a unit go as factors or not from the next step on; all ranks see the same votes."""
+        if not is_used:
+            return
+        self._open.discard(number)
+        if stays_whole:
+            self._whole.add(number)
+        else:
+            self._sums[number].forget()
 
     def _take(self, number: int, rank: int) -> dict[str, Any]:
         """What a rank sent of a unit; nothing, if it has no gradient of it."""
@@ -166,23 +188,38 @@ class GradientExchange:
         """Send factors; the gradient, where that is less or the factors are not all.
 
         What the weight's uses without a call of its layer gave is in its ``grad``. With more rows
-        than was thought when units were planned, owners' sums may be less than either: this rank
-        says so (``w``).
+        than in the step in which ranks voted, or fewer zeros, owners' sums may be less than either:
+        this rank says so (``w``).
         """
         if not unit.factors and unit.parameters[0].grad is None:
             return NOTHING
-        n_rows, n_ranks = sum(len(pair[0]) for pair in unit.factors), self._mesh.n_ranks
-        cost = factor_numbers(n_rows, unit.parameters[0].shape, n_ranks)
-        if unit.parameters[0].grad is not None or cost >= (n_ranks - 1) * unit.size:
+        packed = None if unit.parameters[0].grad is not None else self._packed_factors(unit)
+        if packed is None or _n_bytes(packed) >= self._wire.width * unit.size:
             packed = self._wire.pack(_product_of_all(unit))  # once: no later one to add the loss to
             return SUM_IT | {f"g{k}": v for k, v in packed.items()}
-        factors, unit.factors = unit.factors, []
-        d = torch.cat([pair[0] for pair in factors]).cpu()
-        a = torch.cat([pair[1] for pair in factors]).cpu()
+        if not self._wire.is_exact:
+            unit.factors = []  # the product is made of what is sent
+        return packed if self._is_less(packed, unit) else packed | SUM_IT
+
+    def _packed_factors(self, unit: Unit) -> dict[str, Any]:
+        """Factors as they are sent; they stay in the unit, as one pair."""
+        d = torch.cat([pair[0] for pair in unit.factors]).cpu()
+        a = torch.cat([pair[1] for pair in unit.factors]).cpu()
+        unit.factors = [(d, a)]
         packed = {f"d{k}": v for k, v in self._wire.pack_sparse(d).items()}
-        packed |= {f"a{k}": v for k, v in self._wire.pack_sparse(a).items()}
-        unit.factors = [(d, a)] if self._wire.is_exact else []
-        return packed | (SUM_IT if cost > gradient_numbers(unit.size, n_ranks) else {})
+        return packed | {f"a{k}": v for k, v in self._wire.pack_sparse(a).items()}
+
+    def _would_save(self, unit: Unit) -> bool:
+        """Whether a unit's gradient could go as factors for less; one that there is not, could."""
+        if unit.parameters[0].grad is not None:
+            return False
+        return not unit.factors or self._is_less(self._packed_factors(unit), unit)
+
+    def _is_less(self, packed: dict[str, Any], unit: Unit) -> bool:
+        """Whether factors are fewer bytes to all others than the gradient to and from owners."""
+        n_ranks = self._mesh.n_ranks
+        summed = self._wire.width * gradient_numbers(unit.size, n_ranks)
+        return (n_ranks - 1) * _n_bytes(packed) < summed
 
     def _own_product(self, number: int) -> Any:
         """As the others make it of what was sent, which is here already if nothing was rounded."""
@@ -196,19 +233,23 @@ class GradientExchange:
         return self._wire.unpack(_of(part, "d")).T @ self._wire.unpack(_of(part, "a"))
 
 
+def _n_bytes(arrays: dict[str, Any]) -> int:
+    return sum(values.nbytes for values in arrays.values())
+
+
 def _of(part: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name[1:]: values for name, values in part.items() if name[0] == prefix}
 
 
 def _dense(gradient: Any) -> Any:
-    dense = gradient.to_dense() if gradient.is_sparse else gradient
-    return dense.detach().cpu().float()
+    """The numbers of a gradient, zeros too; they may be the gradient's own."""
+    return numbers_of(gradient.to_dense() if gradient.is_sparse else gradient)
 
 
 def _product_of_all(unit: Unit) -> Any:
     """The gradient of a unit of factors, float32 on the CPU; takes it out of the unit."""
     parameter, factors, unit.factors = unit.parameters[0], unit.factors, []
-    total = None if parameter.grad is None else _dense(parameter.grad)
+    total = None if parameter.grad is None else _dense(parameter.grad).view(parameter.shape)
     parameter.grad = None
     if factors:
         d = torch.cat([pair[0] for pair in factors]).cpu()
@@ -223,24 +264,23 @@ def _packed(unit: Unit) -> tuple[Any, Any]:
     The vector may be the gradient itself.
     """
     parts, used = [], np.zeros(len(unit.parameters), np.int32)
+    if unit.factors:
+        return _product_of_all(unit).reshape(-1), np.ones(1, np.int32)
     for place, parameter in enumerate(unit.parameters):
         if parameter.grad is None:
-            parts.append(torch.zeros(parameter.numel()))
+            parts.append(torch.zeros(n_numbers(parameter)))
         else:
             used[place] = 1
-            parts.append(_dense(parameter.grad).reshape(-1))
+            parts.append(_dense(parameter.grad))
     return parts[0] if len(parts) == 1 else torch.cat(parts), used
 
 
 def _unpack(unit: Unit, vector: Any, used: Any) -> None:
     place = 0
     for parameter, count in zip(unit.parameters, used, strict=True):
-        n = parameter.numel()
-        if count:
-            values = vector[place : place + n].view(parameter.shape)
-            parameter.grad = values.to(parameter.device, parameter.dtype)
-        else:
-            parameter.grad = None
+        n = n_numbers(parameter)
+        numbers = vector[place : place + n]
+        parameter.grad = tensor_like(parameter, numbers) if count else None
         place += n
 
 

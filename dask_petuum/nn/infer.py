@@ -28,7 +28,8 @@ def outputs(
 ) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Build the module once; give what it, or one of its layers, makes of float32 rows, as float32.
 
-    A model that was trained on a GPU computes on the CPU where there is none.
+    Of several outputs (an LSTM's), the first; a row that comes alone keeps its axis. A model that
+    was trained on a GPU computes on the CPU where there is none.
 
     Raises
     ------
@@ -55,6 +56,10 @@ def outputs(
             if not seen:
                 raise ValueError(f"the module does not call its layer {layer!r}")
             out = seen[-1]
+        while isinstance(out, tuple | list) and out:
+            out = out[0]
+        if len(rows) == 1 and (out.ndim == 0 or len(out) != 1):
+            out = out[None]  # the module has squeezed it
         result: NDArray[Any] = out.float().cpu().numpy()
         return result
 

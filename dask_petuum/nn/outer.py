@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from dask_petuum.nn.real_numbers import n_numbers, numbers_of, tensor_like
+
 __all__ = ["Outer", "flatten", "unflatten"]
 
 
@@ -44,7 +46,7 @@ class Outer:
 
 def flatten(tensors: list[Any]) -> Any:
     """Copy tensors into one float32 vector."""
-    return torch.cat([t.detach().reshape(-1).cpu().float() for t in tensors])
+    return torch.cat([numbers_of(tensor) for tensor in tensors])
 
 
 def unflatten(vector: Any, tensors: list[Any]) -> None:
@@ -52,5 +54,6 @@ def unflatten(vector: Any, tensors: list[Any]) -> None:
     place = 0
     with torch.no_grad():
         for tensor in tensors:
-            tensor.copy_(vector[place : place + tensor.numel()].view(tensor.shape))
-            place += tensor.numel()
+            n = n_numbers(tensor)
+            tensor.copy_(tensor_like(tensor, vector[place : place + n]))
+            place += n

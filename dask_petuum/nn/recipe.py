@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Recipe", "first_values", "load_weights", "own_random_numbers"]
+__all__ = ["Recipe", "first_values", "load_weights", "own_random_numbers", "seed_all"]
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,26 @@ class Recipe:
     seed: int = 0
 
     def build_module(self) -> Any:
-        """Make the module with its first weights; leaves torch's global random state alone."""
+        """Make the module with its first weights; leaves the global random states alone.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where none is made, or its state is not tensors whose shapes are known.
+        """
         with own_random_numbers():
-            torch.manual_seed(self.seed)
+            seed_all(self.seed)
             if self.module is None:
                 return _perceptron((self.n_inputs, *self.hidden, self.n_outputs))
+            if isinstance(self.module, torch.nn.Module):
+                raise ValueError(
+                    f"module must be a class or a function, got a {type(self.module).__name__}: "
+                    "give its class, and its arguments as module__NAME"
+                )
             module = self.module(**self._of("module"))
         if not isinstance(module, torch.nn.Module):
             raise TypeError(f"module must make a torch.nn.Module, it made {type(module).__name__}")
+        _check_state(module)
         return module
 
     def build_loss(self) -> Any:
@@ -69,14 +83,19 @@ class Recipe:
         Raises
         ------
         ValueError
-            Where it is none, or cannot give one loss a row.
+            Where it is none, cannot give one loss a row, or would have to be trained.
         """
         kind = _class(self.criterion, torch.nn, "criterion")
         if "reduction" not in inspect.signature(kind).parameters:
             raise ValueError(
                 f'criterion must know reduction="none", which {kind.__name__} does not'
             )
-        return kind(**{**self._of("criterion"), "reduction": "none"})
+        if "reduction" in self._of("criterion"):
+            raise ValueError("criterion__reduction cannot be set: the mean is over a step's rows")
+        loss = kind(**self._of("criterion"), reduction="none")
+        for name, _ in getattr(loss, "named_parameters", list)():
+            raise ValueError(f"criterion cannot be trained, it has {name!r}: put it in the module")
+        return loss
 
     def build_optimizer(self, parameters: Iterable[Any]) -> Any:
         """Make an optimiser of some parameters.
@@ -89,7 +108,7 @@ class Recipe:
         kind = _class(self.optimizer, torch.optim, "optimizer")
         if issubclass(kind, torch.optim.LBFGS):
             raise ValueError("optimizer cannot be LBFGS, which evaluates the loss by itself")
-        return kind(list(parameters), lr=self.lr, **self._of("optimizer"))
+        return kind(list(parameters), **{"lr": self.lr, **self._of("optimizer")})
 
     def build_schedule(self, optimizer: Any) -> Any:
         """Make the learning-rate schedule of an optimiser, or None."""
@@ -109,12 +128,25 @@ class Recipe:
         return dict(self.arguments.get(name, {}))
 
 
-def own_random_numbers() -> Any:
-    """A context after which torch's global random state is as before, that of GPUs in use too."""
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Leave the global random states of torch (and of GPUs in use), numpy and Python as before."""
     cuda: Any = torch.cuda
-    return torch.random.fork_rng(
-        devices=range(cuda.device_count()) if cuda.is_initialized() else ()
-    )
+    devices = range(cuda.device_count()) if cuda.is_initialized() else ()
+    plain, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(of_numpy)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global random states: modules draw from any of them."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def load_weights(module: Any, weights: Mapping[str, NDArray[Any]]) -> None:
@@ -153,6 +185,18 @@ def _perceptron(widths: tuple[int, ...]) -> Any:
     for n_in, n_out in pairwise(widths):
         layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
     return torch.nn.Sequential(*layers[:-1])
+
+
+def _check_state(module: Any) -> None:
+    for name, value in module.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            kind = type(value).__name__
+            raise ValueError(f"module has {name!r} in its state_dict, a {kind}: it must be tensors")
+        if torch.nn.parameter.is_lazy(value):
+            raise ValueError(
+                f"module is lazy, the shape of {name!r} is not known: call it once in the function "
+                "that makes it"
+            )
 
 
 def first_values(recipe: Recipe, weights: Mapping[str, NDArray[Any]] | None) -> NDArray[Any]:

@@ -9,7 +9,8 @@ it: then everything is waited for at once.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,10 +19,11 @@ import torch
 
 from dask_petuum.nn.buffers import PartitionBuffers
 from dask_petuum.nn.clip import clip_gradients
+from dask_petuum.nn.early_uses import EarlyUses
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.linear import keep_factors
 from dask_petuum.nn.loss_scale import LossScale
-from dask_petuum.nn.recipe import Recipe
+from dask_petuum.nn.recipe import Recipe, seed_all
 from dask_petuum.nn.units import Unit
 
 __all__ = ["Batch", "Replica"]
@@ -68,9 +70,12 @@ class Replica:
 
     The mutable state is the module's and the optimisers', the units that are `_due` (their
     gradients are under way and not applied) and those that are `_raw` (not waited for layer by
-    layer), the ids of parameters whose layers a forward pass has called (`_seen`), and within a
-    backward pass, whether gradients leave (`_leaves`) and how many parameters of each unit are done
-    (`_n_done`).
+    layer), the ids of parameters whose layers a forward pass has called (`_seen`), whether this is
+    the `_first` step, which shows how the module uses its parameters, the units that leave `_late`,
+    after the backward pass (layers called while gradients are off may be called again in it, as
+    under reentrant checkpoints, and each time make a part of the gradient), and within that
+    (`_in_backward`), whether gradients leave (`_leaves`) and which parameters of each unit are
+    `_done`.
     """
 
     def __init__(
@@ -101,8 +106,11 @@ class Replica:
         self._due: set[int] = set()
         self._raw: set[int] = set()
         self._seen: set[int] = set()
-        self._leaves = False
-        self._n_done = [0] * len(self.units)
+        self._first = True
+        self._late: set[int] = set()
+        self._in_backward = self._leaves = False
+        self._done: list[set[int]] = [set() for _ in self.units]
+        self._numbers = {id(p): n for n, unit in enumerate(self.units) for p in unit.parameters}
         #: Nodes of autograd that hooks are on; they live as long as somebody has them.
         self._nodes: list[Any] = []
         if self.exchange is not None:
@@ -146,8 +154,10 @@ class Replica:
                 self._begin()
             self._leaves = is_last and self._early
             scale = 1.0 if self.scaling is None else self.scaling.scale
+            self._in_backward = True
             (loss * (scale / n_rows)).backward()
-            self._leaves = False
+            self._in_backward = self._leaves = False
+            self._first = self._first and not is_last
             total += float(loss.detach())
         if not batches:
             self.settle()
@@ -220,8 +230,9 @@ class Replica:
             due = set(self._due)
             buffers = self.buffers.copy() if due else []
             self._seen.clear()
-            torch.manual_seed(batch.seed)
-            loss = self._losses(batch, self._autocast).sum()
+            seed_all(batch.seed)
+            with self._looks():
+                loss = self._losses(batch, self._autocast).sum()
             late = {
                 n for n in due if any(id(p) not in self._seen for p in self.units[n].parameters)
             }
@@ -232,8 +243,19 @@ class Replica:
             self._raw |= late
             self.buffers.restore(buffers)
 
+    @contextmanager
+    def _looks(self) -> Iterator[None]:
+        """See in the first step which parameters are used before their layers are called."""
+        if not (self._first and self._early):
+            yield
+            return
+        with EarlyUses(self._numbers, self._seen) as uses:
+            yield
+        self._raw |= uses.found
+        self._late |= uses.without_gradients
+
     def _begin(self) -> None:
-        self._n_done = [0] * len(self.units)
+        self._done = [set() for _ in self.units]
         if self.exchange is not None:
             self.exchange.begin()
 
@@ -251,51 +273,74 @@ class Replica:
 
     def _hook(self) -> None:
         """Let gradients leave when they are made, and layers wait before they compute."""
-        numbers = {id(p): n for n, unit in enumerate(self.units) for p in unit.parameters}
+        numbers = self._numbers
         for number, unit in enumerate(self.units):
             for parameter in unit.parameters:
                 if unit.kind == "factors":
                     # it comes when all uses of the weight are done, also where no gradient is made
                     node = parameter.view_as(parameter).grad_fn.next_functions[0][0]
-                    node.register_hook(partial(self._made, number))
+                    node.register_hook(partial(self._made, number, id(parameter)))
                     self._nodes.append(node)
                 else:
-                    parameter.register_post_accumulate_grad_hook(partial(self._made, number))
+                    made = partial(self._made, number, id(parameter))
+                    parameter.register_post_accumulate_grad_hook(made)
         for part in self.module.modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                continue  # has no hooks: waited for before the forward pass
             own = {
                 id(p): numbers[id(p)] for p in part.parameters(recurse=False) if id(p) in numbers
             }
             if own:
-                part.register_forward_pre_hook(partial(self._called, own))
+                # before its own ones, which may use its parameters
+                part.register_forward_pre_hook(partial(self._called, own), prepend=True)
             for number in own.values():
                 if self.units[number].kind == "factors":
                     keep_factors(part, partial(self._record, number))
 
-    def _called(self, numbers: Mapping[int, int], *_: Any) -> None:
+    def _called(self, numbers: Mapping[int, int], part: Any, *_: Any) -> None:
         self._seen.update(numbers)
+        if part.training and not torch.is_grad_enabled():
+            self._late.update(numbers.values())
         for number in numbers.values():
             if self._early:
                 self._settle_one(number)
 
-    def _made(self, number: int, *_: Any) -> None:
-        if not self._leaves or self.exchange is None:
+    def _made(self, number: int, parameter: int, *_: Any) -> None:
+        """Let a unit leave with the last of its parameters.
+
+        Raises
+        ------
+        RuntimeError
+            Where one comes again in the same backward pass.
+        """
+        if not self._leaves or self.exchange is None or number in self._late:
             return
-        self._n_done[number] += 1
-        if self._n_done[number] == len(self.units[number].parameters):
+        unit, done = self.units[number], self._done[number]
+        if parameter in done:
+            raise RuntimeError(
+                f"a gradient of {' or '.join(unit.names)} was made twice in a backward pass: "
+                "torch.utils.checkpoint needs use_reentrant=False here, or the fit overlap=False"
+            )
+        done.add(parameter)
+        if len(done) == len(unit.parameters):
             self.exchange.leave(number)
 
-    def _record(self, number: int, d: Any, a: Any) -> None:
-        self.units[number].factors.append((d.detach().clone(), a.detach()))
+    def _record(self, number: int, d: Any, a: Any) -> bool:
+        if self._in_backward:
+            self.units[number].factors.append((d.detach().clone(), a.detach()))
+        return self._in_backward
 
 
 def _shaped(out: Any, target: Any) -> Any:
-    """One output a row, as a vector where the targets are one.
+    """One output a row, as a vector where the targets are one number each.
 
     Raises
     ------
     ValueError
         For several outputs a row where each has one target.
     """
-    if target.ndim == 1 and target.is_floating_point() and out.numel() != len(target):
+    if target.ndim != 1 or not target.is_floating_point():
+        return out
+    if out.numel() != len(target) or out.ndim > 2:
         raise ValueError(f"module must give one output a row, it gives {tuple(out.shape[1:])}")
-    return out[:, 0] if target.ndim == 1 and target.is_floating_point() and out.ndim == 2 else out
+    return out.reshape(len(target))

@@ -11,19 +11,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
 
 from dask_petuum.data import Partition
+from dask_petuum.nn.agreement import all_agree, own_sums, values_of_rank_0
 from dask_petuum.nn.buffers import difference
 from dask_petuum.nn.devices import choose_device
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.outer import Outer, flatten, unflatten
 from dask_petuum.nn.plan import Plan
+from dask_petuum.nn.real_numbers import n_numbers
 from dask_petuum.nn.recipe import Recipe, load_weights, own_random_numbers
 from dask_petuum.nn.replica import Batch, Replica
 from dask_petuum.nn.state import (
@@ -39,8 +40,6 @@ from dask_petuum.nn.wire import Wire
 
 __all__ = ["Settings", "Trainer"]
 
-#: Numbers of a checksum.
-CHECKSUM_PARTS = 2
 #: Name in a checkpoint of what a clock left, before the clock's number.
 KEPT = "kept."
 #: Rows that are looked at together where nothing is learnt from them.
@@ -98,7 +97,8 @@ class Trainer:
         Threads of torch.
 
     The mutable state is that of the replica, the wire and the outer optimiser, where the local
-    steps began (`_start`), the number of sums so far (`_stamp`), `_orders` and `_kept`.
+    steps began (`_start`), whether a clock has (`_has_begun`), the number of sums so far
+    (`_stamp`), `_orders` and `_kept`.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Trainer:
             lambda module: plan_units(
                 module,
                 mesh.n_ranks if self._exchanges else 1,
-                plan.batch_size,
+                min(plan.batch_size, max(map(plan.n_training, range(len(plan.sizes))))),
                 not mesh.is_near if settings.factors == "auto" else bool(settings.factors),
                 mesh.is_near,
             ),
@@ -140,12 +140,13 @@ class Trainer:
         tensors = [p for _, p in self.replica.parameters]
         self._buffers = [b for _, b in self.replica.averaged_buffers]
         self._all = [*tensors, *self._buffers]
-        n_parameters = sum(p.numel() for p in tensors)
+        n_parameters = sum(map(n_numbers, tensors))
         self._outer = Outer(settings.outer_rate, settings.outer_momentum, n_parameters)
         self._whole = VectorSum(mesh, self.wire, len(self.replica.units))
         # rounding must not touch what is the same in all ranks, nor running variances
         self._exact = VectorSum(mesh, Wire("float32"), len(self.replica.units) + 1)
         self._stamp = 0
+        self._has_begun = False
         #: The order of the pass under way, by partition: (pass, row numbers).
         self._orders: dict[int, tuple[int, Any]] = {}
         self._start = flatten(self._all)
@@ -155,6 +156,7 @@ class Trainer:
     @property
     def vector(self) -> Any:
         """Trained parameters and averaged buffers as one float32 tensor."""
+        self.replica.buffers.settle()
         return flatten(self._all)
 
     def change_since(self, start: Any) -> Any:
@@ -178,6 +180,8 @@ class Trainer:
         """
         if vector is not None:
             self.place(vector)
+        if not self._has_begun:
+            self._begin_the_same()
         before, saved = self._sent_bytes, self._saved()
         with _threads(self._n_threads):
             loss, weight = self._steps(self._plan.steps(clock))
@@ -198,8 +202,7 @@ class Trainer:
 
     def place(self, vector: Any) -> None:
         """Go to a float32 array of trained parameters and averaged buffers."""
-        self.replica.settle()
-        unflatten(torch.from_numpy(np.array(vector)), self._all)
+        self._go(torch.from_numpy(np.array(vector)))
 
     def keep_best(self, clock: int | None, n_judged: int) -> None:
         """Keep what the best of the clocks that have been judged left, and all since."""
@@ -328,7 +331,12 @@ class Trainer:
                 parts.append(self._sum(self._exact, change[n:]))
             change = torch.cat(parts)
         self._start = self._outer.move(self._start, change)
-        unflatten(self._start, self._all)
+        self._go(self._start)
+
+    def _go(self, vector: Any) -> None:
+        self.replica.settle()
+        self.replica.buffers.settle()
+        unflatten(vector, self._all)
 
     def _average_buffers(self) -> None:
         """Average buffers; see to it that weights are the same where each rank made its own sums.
@@ -341,16 +349,26 @@ class Trainer:
         changes = buffers.changes(shares)
         made = [u.parameters[0] for u in self.replica.units if u.kind == "factors"]
         if self._exchanges and (made or changes):
-            sums = torch.zeros(self._mesh.n_ranks, CHECKSUM_PARTS)
-            sums[self._mesh.rank] = checksum(made)
+            sums = own_sums(self._mesh, made)
             vector = self._sum(self._exact, flatten([*changes, sums]))
             n_buffers = vector.numel() - sums.numel()
             unflatten(vector[:n_buffers], changes)
-            sums = vector[n_buffers:].view(sums.shape)
-            if not bool((sums == sums[0]).all()):
-                weights = flatten(made) * float(self._mesh.rank == 0)
-                unflatten(self._sum(self._exact, weights), made)
+            self._agree(vector[n_buffers:].view(sums.shape), made)
         buffers.end(changes, min(shares, default=0))
+
+    def _begin_the_same(self) -> None:
+        """See to it that all ranks begin with the same parameters and buffers."""
+        self._has_begun = True
+        if self._plan.stale or self._mesh.n_ranks == 1:
+            return
+        tensors = [*self.replica.module.parameters(), *self._buffers]
+        sums = own_sums(self._mesh, tensors)
+        self._agree(self._sum(self._exact, sums.reshape(-1)).view(sums.shape), tensors)
+        self._start = self.vector
+
+    def _agree(self, sums: Any, tensors: list[Any]) -> None:
+        if not all_agree(sums):
+            unflatten(self._sum(self._exact, values_of_rank_0(self._mesh, tensors)), tensors)
 
     def _sum(self, vectors: VectorSum, values: Any) -> Any:
         self._stamp += 1
@@ -363,14 +381,6 @@ def _device(settings: Settings, mesh: Mesh) -> str:
     if not settings.chooses_device:
         return settings.device
     return choose_device(settings.device, mesh.position, torch.cuda.device_count())
-
-
-def checksum(tensors: list[Any]) -> Any:
-    """A checksum of tensors, in parts that float32 holds without rounding."""
-    number = 0
-    for tensor in tensors:
-        number = crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy(), number)
-    return torch.tensor([number >> 16, number & 0xFFFF], dtype=torch.float32)
 
 
 def _weight(batch: Batch) -> float:

@@ -4,8 +4,10 @@ The rule of sufficient factors (SACP; Xie et al., UAI 2016; Zhang et al., USENIX
 B rows a step and a weight of M x N, its gradient is the product of the output gradients (B x M)
 and the activations (B x N). To the other P - 1 ranks that is ``(P - 1) B (M + N)`` numbers from
 each rank; a gradient that is cut among P owners and comes back summed is ``2 (P - 1) / P M N``.
-The price is that every rank multiplies the rows of all: between ranks of one host, which read a
-gradient where it lies, the gradient is cheaper.
+Zeros are not sent, but a bit for each number says where they are. So large weights may send
+factors of rows that would be too many otherwise, as of bags of words: what ranks measure in the
+first step decides. The price is that every rank multiplies the rows of all: between ranks of one
+host, which read a gradient where it lies, the gradient is cheaper.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from dask_petuum.nn.real_numbers import n_numbers
 
 __all__ = [
     "BUCKET_BYTES",
@@ -29,6 +33,9 @@ BUCKET_BYTES = 2**20
 #: What is smaller goes with whatever comes next, however large that is: a bias with its weight. A
 #: message over a network costs each rank 2 ms of a core (2026-11), a copy of the weight 0.1 ms.
 SMALL_BYTES = 2**16
+EMBEDDINGS = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+#: What a number of a factor costs that is zero.
+BITS_OF_ZERO = 1
 
 
 @dataclass
@@ -54,7 +61,7 @@ class Unit:
     @property
     def size(self) -> int:
         """Numbers of all its parameters."""
-        return sum(p.numel() for p in self.parameters)
+        return sum(map(n_numbers, self.parameters))
 
 
 def factor_numbers(n_rows: int, shape: tuple[int, int], n_ranks: int) -> int:
@@ -76,15 +83,25 @@ def plan_units(
 
     Parameters
     ----------
+    module, n_ranks
+        What is trained, and how many have the same parameters of it.
     batch_size
         Rows of a partition in a step, for the rule of sufficient factors. A rank may have several
-        partitions, and a layer several rows for each of theirs: that shows in the first step.
+        partitions, and a layer several rows for each of theirs: that shows in the first step, and
+        so does how many numbers are zero.
     use_factors
         Whether Linear layers may send them.
     is_near
         Whether all ranks share memory: there messages cost nothing, and what goes alone is not
         copied into a bucket.
+
+    Raises
+    ------
+    ValueError
+        For an embedding that changes its table in the forward pass, which several ranks cannot.
     """
+    if n_ranks > 1:
+        _refuse_norms(module)
     small = 0 if is_near else SMALL_BYTES
     owners = _owners(module)
     units: list[Unit] = []
@@ -97,7 +114,7 @@ def plan_units(
         if kind != "gradient":
             units.append(Unit(kind, [name], [parameter]))
             continue
-        own = parameter.numel() * 4
+        own = 4 * n_numbers(parameter)
         if bucket is None or (n_bytes + own > BUCKET_BYTES and n_bytes >= small):
             bucket, n_bytes = Unit("gradient", [], []), 0
             units.append(bucket)
@@ -113,8 +130,17 @@ def factor_layers(module: Any) -> list[str]:
     return [
         name
         for name, parameter in module.named_parameters()
-        if parameter.requires_grad and _is_plain_linear(owners[id(parameter)])
+        if parameter.requires_grad and _is_plain_linear(owners[id(parameter)], parameter)
     ]
+
+
+def _refuse_norms(module: Any) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, EMBEDDINGS) and part.max_norm is not None:
+            raise ValueError(
+                f"{name} has max_norm={part.max_norm}: it changes rows of its table when they are "
+                "looked up, each rank its own; it needs one rank, or local_steps > 1"
+            )
 
 
 def _owners(module: Any) -> dict[int, list[tuple[Any, str]]]:
@@ -126,19 +152,25 @@ def _owners(module: Any) -> dict[int, list[tuple[Any, str]]]:
     return owners
 
 
-def _is_plain_linear(owners: list[tuple[Any, str]]) -> bool:
-    # a subclass may do otherwise in its forward
-    return len(owners) == 1 and type(owners[0][0]) is torch.nn.Linear and owners[0][1] == "weight"
+def _is_plain_linear(owners: list[tuple[Any, str]], parameter: Any) -> bool:
+    if len(owners) > 1 or parameter.is_complex():
+        return False
+    part, name = owners[0]
+    # a subclass may do otherwise in its forward; hooks of the weight want to see its gradient
+    is_own = type(part) is torch.nn.Linear and name == "weight" and "forward" not in vars(part)
+    return is_own and not (parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def _kind(owners: list[tuple[Any, str]], parameter: Any, n_ranks: int, n_rows: int | None) -> str:
     if len(owners) > 1 or n_ranks == 1:
         return "gradient"
     part, _ = owners[0]
-    if isinstance(part, torch.nn.Embedding) and part.sparse:
+    if isinstance(part, EMBEDDINGS) and part.sparse:
         return "rows"
-    if n_rows is None or not _is_plain_linear(owners):
+    if n_rows is None or not _is_plain_linear(owners, parameter):
         return "gradient"
     shape = (parameter.shape[0], parameter.shape[1])
-    cheaper = factor_numbers(n_rows, shape, n_ranks) < gradient_numbers(parameter.numel(), n_ranks)
-    return "factors" if cheaper else "gradient"
+    # small ones share a message: only where factors are less in any case
+    least = BITS_OF_ZERO / 32 if 4 * parameter.numel() >= SMALL_BYTES else 1
+    cost = least * factor_numbers(n_rows, shape, n_ranks)
+    return "factors" if cost < gradient_numbers(parameter.numel(), n_ranks) else "gradient"

@@ -85,6 +85,12 @@ class VectorSum:
         ]
         return torch.cat([self._wire.unpack(part) for part in parts]), parts[0]["u"]
 
+    def forget(self) -> None:
+        """Forget what rounding took: there is no next vector to add it to."""
+        for name in list(self._wire.lost):
+            if name == self._name or name.startswith(f"{self._name}."):
+                del self._wire.lost[name]
+
     def _added(self, own: dict[str, Any], stamp: int) -> tuple[Any, Any]:
         if self._is_direct and self._mesh.is_near:
             return self._added_in_place(own, stamp)

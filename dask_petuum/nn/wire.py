@@ -39,6 +39,11 @@ class Wire:
         self.lost: dict[str, Any] = {}
 
     @property
+    def width(self) -> int:
+        """Bytes of a number."""
+        return 4 if self.is_exact else 2
+
+    @property
     def is_exact(self) -> bool:
         """Whether receivers see just what was packed."""
         return self.kind == "float32"

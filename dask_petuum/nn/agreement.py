@@ -1,0 +1,48 @@
+"""Tensors that must be the same in all ranks: checksums show it; where not, rank 0's stand.
+
+They differ where a module's first weights come from a generator that nobody has seeded, or where
+processors of different kinds round differently. (DistributedDataParallel sends rank 0's at first.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+import torch
+
+from dask_petuum.nn.mesh import Mesh
+from dask_petuum.nn.outer import flatten
+
+__all__ = ["all_agree", "own_sums", "values_of_rank_0"]
+
+#: Numbers of a checksum.
+CHECKSUM_PARTS = 2
+
+
+def own_sums(mesh: Mesh, tensors: Sequence[Any]) -> Any:
+    """Checksums (n_ranks, CHECKSUM_PARTS) to be summed over ranks: this rank's, and zeros."""
+    sums = torch.zeros(mesh.n_ranks, CHECKSUM_PARTS)
+    sums[mesh.rank] = _checksum(tensors)
+    return sums
+
+
+def all_agree(sums: Any) -> bool:
+    """Whether all ranks have the same, by the sum over ranks."""
+    return bool((sums == sums[0]).all())
+
+
+def values_of_rank_0(mesh: Mesh, tensors: Sequence[Any]) -> Any:
+    """One float32 vector to be summed over ranks: rank 0's numbers, zeros in others."""
+    own = flatten(list(tensors))
+    return own if mesh.rank == 0 else torch.zeros_like(own)
+
+
+def _checksum(tensors: Sequence[Any]) -> Any:
+    """A checksum of tensors, in parts that float32 holds without rounding."""
+    number = 0
+    for tensor in tensors:
+        own = tensor.detach().cpu().contiguous().reshape(-1)
+        number = crc32(own.view(torch.uint8).numpy(), number)
+    return torch.tensor([number >> 16, number & 0xFFFF], dtype=torch.float32)

@@ -71,10 +71,18 @@ class PetuumEstimator(CallbackSupportMixin, BaseEstimator):  # type: ignore[misc
         It holds arrays and JSON, each part with its hash, and nothing that could run. Of
         ``random_state`` only a number is kept.
 
+        Parameters
+        ----------
+        path
+            A file, or a URL that fsspec knows. Where it ends in ``.zarr``: a folder of chunked
+            arrays, for models that are large, which needs zarr.
+
         Raises
         ------
         TypeError
             For a parameter or an id that is no number, text or array.
+        FileExistsError
+            Where a folder is there that is no saved model.
         """
         check_is_fitted(self)
         parameters = self._parameters_to_save()

@@ -272,7 +272,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: Any) -> 
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("dask_petuum.saving.os.fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save(path)
     monkeypatch.undo()

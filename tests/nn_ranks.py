@@ -97,7 +97,7 @@ def train_plainly(built, n_parts=2, epochs=2, batch_size=16):
             for index in range(n_parts):
                 low, high = plan.bounds(index, step)
                 chosen = index * n + plan.training_rows(index, step)[low:high]
-                torch.manual_seed(plan.step_seed(index, step))
+                torch.manual_seed(int(plan.step_seeds(index, step)[step % plan.steps_per_pass]))
                 losses = loss(
                     module(torch.from_numpy(rows[chosen])), torch.from_numpy(labels[chosen])
                 )

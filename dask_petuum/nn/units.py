@@ -10,6 +10,7 @@ gradient where it lies, the gradient is cheaper.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,7 @@ def plan_units(
         copied into a bucket.
     """
     small = 0 if is_near else SMALL_BYTES
+    large = BUCKET_BYTES if n_ranks > 1 else math.inf  # nothing is sent: all are applied together
     owners = _owners(module)
     units: list[Unit] = []
     bucket: Unit | None = None
@@ -98,7 +100,7 @@ def plan_units(
             units.append(Unit(kind, [name], [parameter]))
             continue
         own = parameter.numel() * 4
-        if bucket is None or (n_bytes + own > BUCKET_BYTES and n_bytes >= small):
+        if bucket is None or (n_bytes + own > large and n_bytes >= small):
             bucket, n_bytes = Unit("gradient", [], []), 0
             units.append(bucket)
         bucket.names.append(name)

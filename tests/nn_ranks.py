@@ -10,7 +10,8 @@ from nn_modules import make_rows
 
 from dask_petuum.data import Partition
 from dask_petuum.nn.plan import Plan
-from dask_petuum.nn.recipe import Recipe, own_random_numbers, seed_all
+from dask_petuum.nn.recipe import Recipe
+from dask_petuum.nn.seeds import own_random_numbers, seed_all
 from dask_petuum.nn.trainer import Settings, Trainer
 from dask_petuum.runtime.mailbox import Mailbox
 
@@ -99,7 +100,7 @@ def train_plainly(built, n_parts=2, epochs=2, batch_size=16):
             for index in range(n_parts):
                 low, high = plan.bounds(index, step)
                 chosen = index * n + plan.training_rows(index, step)[low:high]
-                seed_all(plan.step_seed(index, step))
+                seed_all(int(plan.step_seeds(index, step)[step % plan.steps_per_pass]))
                 losses = loss(
                     module(torch.from_numpy(rows[chosen])), torch.from_numpy(labels[chosen])
                 )

@@ -152,10 +152,13 @@ class Plan:
         """Rows that are held out, (n_held_out,)."""
         return np.sort(self._split(partition)[: self.n_held_out(partition)])
 
-    def step_seed(self, partition: int, step: int) -> int:
-        """Seed of the random numbers (dropout) of a step on a partition."""
-        number = self.first_epoch * self.steps_per_pass + step
-        return int(self._rng(STEP, partition, number).integers(2**63 - 1))
+    def step_seeds(self, partition: int, step: int) -> NDArray[np.int64]:
+        """Seeds of the random numbers (dropout) of a partition, for each step of a step's pass."""
+        number = self.first_epoch + step // self.steps_per_pass
+        seeds: NDArray[np.int64] = self._rng(STEP, partition, number).integers(
+            2**63 - 1, size=self.steps_per_pass
+        )
+        return seeds
 
     def _n_batches(self, n_rows: int, n_most: int) -> int:
         """Batches of a partition in a pass: of two rows at least, unless one is asked for."""

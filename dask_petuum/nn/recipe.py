@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import random
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -14,7 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["Recipe", "first_values", "load_weights", "own_random_numbers", "seed_all"]
+from dask_petuum.nn.seeds import own_random_numbers, seed_all
+
+__all__ = ["Recipe", "first_values", "load_weights"]
 
 
 @dataclass(frozen=True)
@@ -126,27 +126,6 @@ class Recipe:
 
     def _of(self, name: str) -> dict[str, Any]:
         return dict(self.arguments.get(name, {}))
-
-
-@contextmanager
-def own_random_numbers() -> Iterator[None]:
-    """Leave the global random states of torch (and of GPUs in use), numpy and Python as before."""
-    cuda: Any = torch.cuda
-    devices = range(cuda.device_count()) if cuda.is_initialized() else ()
-    plain, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(plain)
-        np.random.set_state(of_numpy)
-
-
-def seed_all(seed: int) -> None:
-    """Seed the global random states: modules draw from any of them."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def load_weights(module: Any, weights: Mapping[str, NDArray[Any]]) -> None:

@@ -23,7 +23,8 @@ from dask_petuum.nn.early_uses import EarlyUses
 from dask_petuum.nn.exchange import GradientExchange
 from dask_petuum.nn.linear import keep_factors
 from dask_petuum.nn.loss_scale import LossScale
-from dask_petuum.nn.recipe import Recipe, seed_all
+from dask_petuum.nn.recipe import Recipe
+from dask_petuum.nn.seeds import seed_all
 from dask_petuum.nn.units import Unit
 
 __all__ = ["Batch", "Replica"]
@@ -48,6 +49,11 @@ class Batch:
     weights: Any
     seed: int = 0
     partition: int = 0
+
+    @property
+    def weight(self) -> float:
+        """Of all its rows."""
+        return float(len(self.rows) if self.weights is None else self.weights.sum())
 
 
 class Replica:
@@ -106,6 +112,7 @@ class Replica:
         self._due: set[int] = set()
         self._raw: set[int] = set()
         self._seen: set[int] = set()
+        self._trains = False
         self._first = True
         self._late: set[int] = set()
         self._in_backward = self._leaves = False
@@ -128,7 +135,7 @@ class Replica:
         """Buffers of floating numbers, such as the running means of BatchNorm."""
         return [(n, b) for n, b in self.module.named_buffers() if b.is_floating_point()]
 
-    def step(self, batches: Sequence[Batch], n_rows: int) -> float:
+    def step(self, batches: Sequence[Batch], n_rows: int) -> list[Any]:
         """Make the gradients of a step; they are on their way, or applied, when it returns.
 
         Parameters
@@ -140,12 +147,15 @@ class Replica:
 
         Returns
         -------
-        The sum of the weighted losses of the batches.
+        The sums of the weighted losses of the batches, where they were computed: to look at them
+        waits for the device.
         """
         if not self._early:
             self.settle()
-        self.module.train()
-        total = 0.0
+        if not self._trains:  # walks through all parts of the module
+            self.module.train()
+            self._trains = True
+        losses = []
         for place, batch in enumerate(batches):
             is_last = place == len(batches) - 1
             self.buffers.switch(batch.partition)
@@ -155,10 +165,10 @@ class Replica:
             self._leaves = is_last and self._early
             scale = 1.0 if self.scaling is None else self.scaling.scale
             self._in_backward = True
-            (loss * (scale / n_rows)).backward()
+            loss.backward(torch.full_like(loss, scale / n_rows))
             self._in_backward = self._leaves = False
             self._first = self._first and not is_last
-            total += float(loss.detach())
+            losses.append(loss.detach())
         if not batches:
             self.settle()
             self._begin()
@@ -167,7 +177,7 @@ class Replica:
             self.exchange.leave_rest()
         else:
             self.settle()
-        return total
+        return losses
 
     def settle(self) -> None:
         """Wait for all gradients that are under way, and apply them."""
@@ -195,6 +205,7 @@ class Replica:
         """The sum of the weighted losses of rows that are not trained on."""
         self.settle()
         self.module.eval()
+        self._trains = False
         with torch.no_grad():
             return float(self._losses(batch).sum())
 
@@ -215,11 +226,15 @@ class Replica:
 
     def _losses(self, batch: Batch, autocast: Any = None) -> Any:
         rows = batch.rows.to(self._device)
-        with torch.autocast(rows.device.type, autocast, enabled=autocast is not None):
+        if autocast is None:
             out = self.module(rows)
-        out = out if autocast is None else out.float()
+        else:
+            with torch.autocast(rows.device.type, autocast):
+                out = self.module(rows)
+            out = out.float()
         losses = self.loss(_shaped(out, batch.target), batch.target.to(self._device))
-        losses = losses.reshape(len(batch.target), -1).mean(dim=1)
+        if losses.ndim != 1:
+            losses = losses.reshape(len(batch.target), -1).mean(dim=1)
         return losses if batch.weights is None else losses * batch.weights.to(self._device)
 
     def _forward(self, batch: Batch) -> Any:
@@ -230,7 +245,7 @@ class Replica:
             due = set(self._due)
             buffers = self.buffers.copy() if due else []
             self._seen.clear()
-            seed_all(batch.seed)
+            seed_all(batch.seed, self._device)
             with self._looks():
                 loss = self._losses(batch, self._autocast).sum()
             late = {

@@ -25,8 +25,9 @@ from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.outer import Outer, flatten, unflatten
 from dask_petuum.nn.plan import Plan
 from dask_petuum.nn.real_numbers import n_numbers
-from dask_petuum.nn.recipe import Recipe, load_weights, own_random_numbers
+from dask_petuum.nn.recipe import Recipe, load_weights
 from dask_petuum.nn.replica import Batch, Replica
+from dask_petuum.nn.seeds import own_random_numbers
 from dask_petuum.nn.state import (
     load_lost,
     load_replica,
@@ -147,8 +148,8 @@ class Trainer:
         self._exact = VectorSum(mesh, Wire("float32"), len(self.replica.units) + 1)
         self._stamp = 0
         self._has_begun = False
-        #: The order of the pass under way, by partition: (pass, row numbers).
-        self._orders: dict[int, tuple[int, Any]] = {}
+        #: The order of the pass under way, by partition: (pass, (row numbers, seeds of steps)).
+        self._orders: dict[int, tuple[int, tuple[Any, Any]]] = {}
         self._start = flatten(self._all)
         #: What was left at the end of passes, by clock: of the best, and of those not judged yet.
         self._kept: dict[int, Any] = {}
@@ -255,7 +256,7 @@ class Trainer:
         return n_steps * 4 * (2 * (n_ranks - 1) * len(self._outer.velocity) // n_ranks)
 
     def _steps(self, steps: range) -> tuple[float, float]:
-        loss = weight = 0.0
+        losses, weight = [], 0.0
         n_passes = self._passes_before(steps.start)
         self.replica.buffers.begin()
         with own_random_numbers():
@@ -266,14 +267,14 @@ class Trainer:
                 batches = [b for b in self._batches(step) if len(b.rows)]
                 own = sum(len(b.rows) for b in batches)
                 n_rows = self._plan.n_rows(step) if self._exchanges else own
-                loss += self.replica.step(batches, max(n_rows, 1))
-                weight += sum(_weight(b) for b in batches)
+                losses += self.replica.step(batches, max(n_rows, 1))
+                weight += sum(b.weight for b in batches)
                 if self._plan.meets_after(step):
                     self._meet()
         self.replica.settle()
         if self._averages and len(self._plan.sizes) > 1:
             self._average_buffers()
-        return loss, weight
+        return float(torch.stack(losses).cpu().double().sum()) if losses else 0.0, weight
 
     def _passes_before(self, step: int) -> int:
         """Passes whose end the schedule has seen when a clock begins with this step."""
@@ -282,15 +283,17 @@ class Trainer:
     def _batches(self, step: int) -> Iterator[Batch]:
         for part, target in self.partitions:
             low, high = self._plan.bounds(part.index, step)
-            rows = self._order(part.index, step)[low:high]
-            seed = self._plan.step_seed(part.index, step)
+            order, seeds = self._order(part.index, step)
+            rows, seed = order[low:high], int(seeds[step % self._plan.steps_per_pass])
             # ranks that step apart have one model each, and so one set of buffers
             yield self._batch(part, target, rows, seed, part.index if self._averages else 0)
 
-    def _order(self, partition: int, step: int) -> Any:
+    def _order(self, partition: int, step: int) -> tuple[Any, Any]:
+        """Row numbers of the pass that a step belongs to, and the seeds of its steps."""
         key = step // self._plan.steps_per_pass
         if self._orders.get(partition, (None,))[0] != key:
-            self._orders[partition] = key, self._plan.training_rows(partition, step)
+            rows = self._plan.training_rows(partition, step)
+            self._orders[partition] = key, (rows, self._plan.step_seeds(partition, step))
         return self._orders[partition][1]
 
     def _batch(
@@ -318,7 +321,7 @@ class Trainer:
             for first in range(0, len(held_out), LOOK_ROWS):
                 batch = self._batch(part, target, held_out[first : first + LOOK_ROWS])
                 loss += self.replica.losses(batch)
-                weight += _weight(batch)
+                weight += batch.weight
         return loss, weight
 
     def _meet(self) -> None:
@@ -381,10 +384,6 @@ def _device(settings: Settings, mesh: Mesh) -> str:
     if not settings.chooses_device:
         return settings.device
     return choose_device(settings.device, mesh.position, torch.cuda.device_count())
-
-
-def _weight(batch: Batch) -> float:
-    return float(len(batch.rows) if batch.weights is None else batch.weights.sum())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ host, which read a gradient where it lies, the gradient is cheaper.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +104,7 @@ def plan_units(
     if n_ranks > 1:
         _refuse_norms(module)
     small = 0 if is_near else SMALL_BYTES
+    large = BUCKET_BYTES if n_ranks > 1 else math.inf  # nothing is sent: all are applied together
     owners = _owners(module)
     units: list[Unit] = []
     bucket: Unit | None = None
@@ -115,7 +117,7 @@ def plan_units(
             units.append(Unit(kind, [name], [parameter]))
             continue
         own = 4 * n_numbers(parameter)
-        if bucket is None or (n_bytes + own > BUCKET_BYTES and n_bytes >= small):
+        if bucket is None or (n_bytes + own > large and n_bytes >= small):
             bucket, n_bytes = Unit("gradient", [], []), 0
             units.append(bucket)
         bucket.names.append(name)

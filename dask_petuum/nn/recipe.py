@@ -143,7 +143,10 @@ def own_random_numbers() -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed the global random states: modules draw from any of them."""
+    """Seed the global random states: modules draw from any of them.
+
+    Python's is shared with the event loop of a Dask worker, whose timers draw from it.
+    """
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)

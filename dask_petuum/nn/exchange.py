@@ -252,8 +252,8 @@ def _product_of_all(unit: Unit) -> Any:
     total = None if parameter.grad is None else _dense(parameter.grad).view(parameter.shape)
     parameter.grad = None
     if factors:
-        d = torch.cat([pair[0] for pair in factors]).cpu()
-        product = d.T @ torch.cat([pair[1] for pair in factors]).cpu()
+        d, a = (torch.cat([pair[place] for pair in factors]) for place in (0, 1))
+        product = (d.T @ a).cpu()  # made where the rows are
         total = product if total is None else total + product
     return total
 

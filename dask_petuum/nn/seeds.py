@@ -30,6 +30,8 @@ def own_random_numbers() -> Iterator[None]:
 def seed_all(seed: int, device: str | None = None) -> None:
     """Seed the global random states: modules draw from any of them.
 
+    Python's is shared with the event loop of a Dask worker, whose timers draw from it.
+
     Parameters
     ----------
     device

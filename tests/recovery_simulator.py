@@ -125,12 +125,21 @@ class Disk:
         self._root = f"/recovery-{seed}"
         self.checkpoints = Checkpoints(Place(f"memory:/{self._root}"), {})
         self._written: dict[str, bytes] = {}
+        #: Manifests that were written when their parts were there.
+        self._complete: list[str] = []
 
     def note(self, folder: str) -> None:
-        """Remember a checkpoint's files as they are now, but those that are known."""
-        for path in self._files():
-            if f"/{folder}/" in path and path not in self._written:
+        """Remember a checkpoint's files as they are now, but those that are known.
+
+        A manifest may come so late that its parts are no more: then it makes no checkpoint.
+        """
+        there = [path for path in self._files() if f"/{folder}/" in path]
+        for path in there:
+            if path not in self._written:
                 self._written[path] = self._fs.cat_file(path)
+                n_parts = self._written[path].count(b'"rank":')
+                if path.endswith(".json") and len(there) == n_parts + 1:
+                    self._complete.append(path)
 
     def damage(self, random: Random, name: str = "") -> None:
         """Let a file get lost, or lose its second half, or change there."""
@@ -164,14 +173,13 @@ class Disk:
     def _checkpoints(self) -> list[tuple[tuple[str, int], list[str]]]:
         """Run and clock of each manifest that was written, and its files; the newest last."""
         found = []
-        for path, data in self._written.items():
-            folder, name = path.rsplit("/", 2)[1:]
-            if name == "manifest.json":
-                body = json.loads(data)
-                parts = [part["file"]["name"] for part in body["parts"]]
-                epoch = int(body["run_id"].partition(".")[2])
-                place = (body["run_id"], body["clock"])
-                found.append((epoch, body["clock"], place, [f"{folder}/{name}", *parts]))
+        for path in self._complete:
+            body = json.loads(self._written[path])
+            parts = [part["file"]["name"] for part in body["parts"]]
+            epoch = int(body["run_id"].partition(".")[2])
+            manifest = "/".join(path.rsplit("/", 2)[1:])
+            place = (body["run_id"], body["clock"])
+            found.append((epoch, body["clock"], place, [manifest, *parts]))
         return [(place, files) for _, _, place, files in sorted(found)]
 
     def close(self) -> list[str]:
@@ -260,7 +268,8 @@ class World:
         keys = sorted({key for vault in vaults for key in vault.keys})
         if not keys:
             return
-        key = random.choice(keys)
+        newest = [key for key in keys if (key.run_id, key.clock) == self.newest]
+        key = random.choice(newest or keys)
         found = [vault._parts[key] for vault in vaults if vault._parts.get(key)]
         for arrays in found[:most]:
             name = min(arrays)
@@ -502,6 +511,8 @@ class RecoverySimulation(Simulation):
                 lost = set(range(self.n_ranks))  # then there are files only
                 if self.wear:
                     self.world.disk.damage(self.fates, "part-")
+            elif self.wear and self.fates.random() < 0.3:
+                self.world.damage_copies(self.fates, 9)
             for p in lost:
                 self.world.kill(self.addresses[p])
         elif self._stage == "unheard":

@@ -56,6 +56,19 @@ def test_parts_of_epochs_that_died_push_no_whole_checkpoint_out(folder, tmp_path
     assert len(there(tmp_path)) == 2, "and the parts of those epochs are gone"
 
 
+def test_a_manifest_that_comes_when_its_parts_are_gone_pushes_no_checkpoint_out():
+    """From a rank 0 that does not know that its epoch is over; a store makes folders by itself."""
+    url = "memory://late-manifest"
+    early, late = CheckpointFolder(url), CheckpointFolder(url)
+    write_whole(early, "f.0", 2)
+    part = write_part(early, "f.0", 5)
+    early._fs.rm(f"{early._root}/checkpoint-000000000005-f.0", recursive=True)
+    write_whole(late, "f.1", 3)
+    early.write_manifest(Manifest("fit", "f.0", 5, {}, (part,)))
+    assert usable(late) == [("f.1", 3), ("f.0", 2)]
+    late.clear()
+
+
 def test_a_part_that_was_left_out_by_its_own_run_goes_with_the_next_checkpoint(folder, tmp_path):
     write_part(folder, "f.0", 5)
     write_part(folder, "f.0", 15, rank=1)

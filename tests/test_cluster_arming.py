@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 from conftest import PATIENCE
 
@@ -232,3 +234,16 @@ def test_a_scheduler_that_lacks_the_package_is_named(tmp_path):
         for started in reversed(processes):
             started.terminate()
             started.wait(PATIENCE)
+
+
+def test_a_client_that_is_asynchronous_is_refused(spare):
+    from distributed import Client
+
+    async def fit():
+        async with Client(spare.scheduler_address, asynchronous=True, set_as_default=False) as one:
+            model = petuum.KMeans(2)
+            model.client = one
+            model.fit(np.ones((4, 2)))
+
+    with pytest.raises(ValueError, match=r"is asynchronous.*to_thread"):
+        asyncio.run(fit())

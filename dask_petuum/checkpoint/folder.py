@@ -110,7 +110,8 @@ class CheckpointFolder:
             self._settle(getattr(file, "buffer", file))
         self._fs.mv(f"{folder}/{_MANIFEST}.new", f"{folder}/{_MANIFEST}")
         self._settle_names(_name_of(manifest))
-        self._whole.add(_name_of(manifest))
+        if self._has_parts(manifest):
+            self._whole.add(_name_of(manifest))
         self._remove_old(_name_of(manifest))
 
     def names(self) -> list[str]:
@@ -223,6 +224,14 @@ class CheckpointFolder:
                 continue
             if name not in counted or len(kept) == N_KEPT:
                 self._remove(name)
+
+    def _has_parts(self, manifest: Manifest) -> bool:
+        """Whether the parts are there: a later epoch has removed them where this comes too late."""
+        folder = f"{self._root}/{_name_of(manifest)}"
+        self._fs.invalidate_cache(folder)
+        there = {path.rsplit("/", 1)[-1] for path in self._fs.ls(folder, False)}
+        files = [part.file for part in manifest.parts]
+        return all(f is not None and f.name.rsplit("/", 1)[-1] in there for f in files)
 
     def _is_whole(self, name: str) -> bool:
         """Whether a checkpoint is whole; each that another has written is read once."""

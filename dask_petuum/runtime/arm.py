@@ -45,7 +45,14 @@ def arm(client: Client) -> dict[str, str]:
         Naming each worker (or the scheduler) that lacks dask_petuum or has another version.
     RunError
         Where there is no worker.
+    ValueError
+        For a client whose calls give coroutines.
     """
+    if client.asynchronous:
+        raise ValueError(
+            f"{client!r} is asynchronous, and this call waits for its result: use a Client without "
+            "asynchronous=True, from a coroutine in a thread (asyncio.to_thread)"
+        )
     armed = _armed_workers(client)
     if armed is None:
         _check_versions(cluster_versions(client))

@@ -34,6 +34,8 @@ __all__ = ["run"]
 SHAPE, N_CLASSES, RATE, MOMENTUM = (3, 32, 32), 10, 0.05, 0.9
 WIDTHS = (64, 100, 50, 50, N_CLASSES)
 N_REPEATS = 5
+#: Steps of a clock, which is a pass where that has no more.
+CLOCK = 100
 
 
 @dataclass(frozen=True)
@@ -165,12 +167,12 @@ def run(quick: bool) -> list[Row]:
     """Measure."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     n_columns = int(np.prod(SHAPE))
-    n_steps = 10 if quick else 200 if device == "cuda" else 40
+    n_steps = 10 if quick else CLOCK if device == "cuda" else 40
     images = Work("ResNet-8 on images of 3 x 32 x 32", resnet, n_columns, 128, n_steps)
     name = f"perceptron of {'-'.join(map(str, WIDTHS))}"
-    short = Work(name, small_perceptron, WIDTHS[0], 32, 50 if quick else 2000)
+    short = Work(name, small_perceptron, WIDTHS[0], 32, CLOCK)
     n_passes, n_repeats = (4, 1) if quick else (5, N_REPEATS)
     return [
         measure(images, device, n_passes, n_repeats, ">= 0.95"),
-        measure(short, device, n_passes, n_repeats, ""),
+        measure(short, device, 4 * n_passes, n_repeats, ""),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,11 +36,13 @@ pytestmark = [
 def machines(tmp_path: Path) -> Iterator[LocalVMCluster]:
     """The cluster; it sets Dask's own settings for good, so these are put back."""
     with dask.config.set({"petuum.recovery.wait": "1s", "petuum.checkpoint.interval": "100ms"}):
-        before = dict(dask.config.config)
-        with LocalVMCluster(tmp_path, N_MACHINES, env_vars={"WORDS": "two words"}) as cluster:
-            yield cluster
-        dask.config.config.clear()
-        dask.config.config.update(before)
+        before = copy.deepcopy(dask.config.config)
+        try:
+            with LocalVMCluster(tmp_path, N_MACHINES, env_vars={"WORDS": "two words"}) as cluster:
+                yield cluster
+        finally:
+            dask.config.config.clear()
+            dask.config.config.update(before)
 
 
 class Kill:

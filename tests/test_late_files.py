@@ -81,29 +81,29 @@ def writing(request, tmp_path):
         fsspec.filesystem("memory").store.clear()
 
 
-@pytest.mark.parametrize("done", [True, False])
-def test_a_part_that_is_written_when_the_fit_is_over_does_not_stay(writing, done):
-    """Of a fit that was interrupted neither: nobody waits for it, no checkpoint will have it."""
+def end_during(writing, method, done):
+    """Let the fit end while a method of the folder is being called."""
     folder = writing.keeper._folder
-    folder.write_part = gate = Gate(folder.write_part)
+    gate = Gate(getattr(folder, method))
+    setattr(folder, method, gate)
     writing.save()
     assert gate.has_come.wait(PATIENCE)
     writing.end(done)
     gate.may_go.set()
     writing.saver.wait()
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_part_that_is_written_when_the_fit_is_over_does_not_stay(writing, done):
+    """Of a fit that was interrupted neither: nobody waits for it, no checkpoint will have it."""
+    end_during(writing, "write_part", done)
     assert writing.files() == []
 
 
 @pytest.mark.parametrize("done", [True, False])
 def test_a_manifest_that_is_written_when_the_fit_is_over(writing, done):
     """It makes the last checkpoint of a fit that was interrupted, and none of one that is done."""
-    folder = writing.keeper._folder
-    folder.write_manifest = gate = Gate(folder.write_manifest)
-    writing.save()
-    assert gate.has_come.wait(PATIENCE)
-    writing.end(done)
-    gate.may_go.set()
-    writing.saver.wait()
+    end_during(writing, "write_manifest", done)
     if done:
         assert writing.files() == []
     else:

@@ -16,7 +16,7 @@ from dask_petuum.runtime.checkpoints import Place
 from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.options import RunOptions, RunResult
 
-__all__ = ["EVERY", "N_PARTITIONS", "assert_marks", "fit_fingerprints", "some_rows"]
+__all__ = ["EVERY", "MAX_CLOCKS", "N_PARTITIONS", "assert_marks", "fit_fingerprints", "some_rows"]
 
 N_PARTITIONS = 6
 #: Far more clocks than a schedule takes: a fit ends when all of its faults have been survived.

@@ -34,6 +34,7 @@ __all__ = [
     "broadcast",
     "call_scheduler",
     "call_worker",
+    "call_worker_of",
     "cast_to_scheduler",
     "cast_to_workers",
     "every",
@@ -43,10 +44,12 @@ __all__ = [
     "last_seen",
     "leaves",
     "on_loop",
+    "paused_workers",
     "remove_handlers",
     "soon",
     "spawn",
     "start_on_loop",
+    "stuck_tasks",
     "task_error",
     "unwatch",
     "wait_on_loop",
@@ -118,6 +121,20 @@ async def call_worker(worker: Any, address: str, operation: str, **message: Any)
     """
     try:
         reply = await getattr(worker.rpc(address), operation)(**message)
+    except (OSError, CommClosedError) as error:
+        raise TransportError(f"worker {address} cannot be reached: {error}") from error
+    return _checked(reply, operation, address)
+
+
+async def call_worker_of(
+    scheduler: Any, address: str, operation: str, **message: Any
+) -> dict[str, Any]:
+    """Call a worker's handler from the scheduler, which passes on what it does not need to read.
+
+    Raises as :func:`call_worker`.
+    """
+    try:
+        reply = await getattr(scheduler.rpc(address), operation)(**message)
     except (OSError, CommClosedError) as error:
         raise TransportError(f"worker {address} cannot be reached: {error}") from error
     return _checked(reply, operation, address)
@@ -226,6 +243,32 @@ def last_seen(scheduler: Any, address: str) -> float | None:
     """When a worker was last heard of, seconds since the epoch; None: it is not there."""
     worker = scheduler.workers.get(address)
     return None if worker is None else float(worker.last_seen)
+
+
+def paused_workers(scheduler: Any) -> set[str]:
+    """Workers that begin no task, since their memory is nearly full."""
+    workers = scheduler.workers
+    return {address for address in workers if workers[address].status == Status.paused}
+
+
+def stuck_tasks(scheduler: Any, prefix: str) -> dict[str, str]:
+    """Tasks whose keys begin with ``prefix`` and which a paused worker has to begin; its address.
+
+    Dask neither runs a task elsewhere that is pinned to a worker, nor says that it waits.
+    """
+    paused = paused_workers(scheduler)
+    if not paused:
+        return {}
+    stuck = {}
+    for address in paused:
+        state = scheduler.workers[address]
+        begun = {*state.executing, *state.long_running}
+        stuck.update({task.key: address for task in state.processing if task not in begun})
+    for task in scheduler.unrunnable:
+        homes = sorted(paused & set(task.worker_restrictions or ()))
+        if homes:
+            stuck[task.key] = homes[0]
+    return {key: address for key, address in stuck.items() if str(key).startswith(prefix)}
 
 
 async def give_up_worker(

@@ -22,7 +22,7 @@ from dask_petuum.runtime.scheduler_plugin import PetuumScheduler
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 from dask_petuum.runtime.worker_plugin import PetuumWorker
 
-__all__ = ["arm", "cluster_versions", "disarm"]
+__all__ = ["arm", "cluster_versions", "disarm", "workers_for_ranks"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,21 @@ def arm(client: Client) -> dict[str, str]:
         armed = _wait_for_hello(client, there)
     _check_versions(armed)
     return {address: armed[address] for address in there if address in armed}
+
+
+def workers_for_ranks(client: Client) -> list[str]:
+    """Arm a cluster, and tell which of its workers may be given ranks, in order.
+
+    Those that Dask has paused, since their memory is nearly full, would begin none; they are left
+    out where there are others. Raises as :func:`arm`.
+    """
+    armed = sorted(arm(client))
+    paused = set(client.sync(_status, client)["paused"])
+    able = [address for address in armed if address not in paused]
+    if able and len(able) < len(armed):
+        left_out = ", ".join(address for address in armed if address in paused)
+        logger.warning("Paused by Dask, with nearly full memory, and left out: %s", left_out)
+    return able or armed
 
 
 def disarm(client: Client) -> None:

@@ -56,10 +56,15 @@ def scatter_to(client: Client, piece: Any, address: str) -> Future:
     Raises
     ------
     RankLostError
-        Where the worker is gone, whether or not the scheduler knows it yet.
+        Where the worker is gone, whether or not the scheduler knows it yet; or takes nothing.
     """
     try:
         sent: Future = client.scatter([piece], workers=[address], hash=False)[0]
+    except TimeoutError as error:
+        raise RankLostError(
+            f"worker {address} takes no data: it is paused by Dask, since its memory is nearly "
+            "full, or retires"
+        ) from error
     except (OSError, KeyError) as error:  # the latter is how Dask names a worker that is gone
         raise RankLostError(f"data could not be sent to worker {address}: {error!r}") from error
     return sent

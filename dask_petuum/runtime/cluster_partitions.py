@@ -16,7 +16,7 @@ from distributed import Client, Future
 
 from dask_petuum.data import Dataset, Partition, PieceSize, measure, to_partition
 from dask_petuum.exceptions import RankLostError, RunError
-from dask_petuum.runtime.arm import arm
+from dask_petuum.runtime.arm import arm, workers_for_ranks
 from dask_petuum.runtime.cluster_data import homes_of, put_pieces, scatter_to
 from dask_petuum.runtime.cluster_run import new_run_id
 from dask_petuum.runtime.cluster_tasks import (
@@ -60,7 +60,7 @@ class PlacedPartitions:
     ) -> None:
         self._client = client
         self._dtype = dtype
-        workers = sorted(arm(client))
+        workers = workers_for_ranks(client)
         dataset = dataset.spread(len(workers))
         self._given = dataset.pieces()
         self.addresses: tuple[str, ...] = ()
@@ -118,11 +118,11 @@ class PlacedPartitions:
             Where a partition that was computed again is not what it was.
         """
         try:
-            there = arm(self._client)
+            there, able = arm(self._client), workers_for_ranks(self._client)
         except RunError as error:
             raise RankLostError(f"no worker is left: {error}") from error
-        stay = [address for address in self.addresses if address in there]
-        workers = [*stay, *sorted(set(there) - set(stay))]
+        stay = [address for address in self.addresses if address in able]
+        workers = [*stay, *sorted(set(able) - set(stay))]
         workers = [address for address in workers if address not in leaving] or workers
         workers = workers[: len(self.sizes)]
         before = list(self.futures)

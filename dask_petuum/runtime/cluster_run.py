@@ -1,11 +1,12 @@
 """The client's part of a run: start its ranks, follow them, collect what they leave, free it all.
 
-All traffic of the client goes to the scheduler (calls, and tasks that read shards), never to a
+All traffic of the client goes to the scheduler (calls, which it passes on where they read tables), never to a
 worker: behind a gateway it could not be reached.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
@@ -26,8 +27,8 @@ from dask_petuum.exceptions import (
     TransportError,
 )
 from dask_petuum.runtime import adapter
-from dask_petuum.runtime.cluster_tasks import gather_pinned
-from dask_petuum.runtime.rank import read_shard, run_rank
+from dask_petuum.runtime.cluster_tasks import gather_pinned, wait_for
+from dask_petuum.runtime.rank import run_rank
 from dask_petuum.runtime.sent import Sent
 from dask_petuum.runtime.spec import RunSpec
 
@@ -111,16 +112,16 @@ class ClusterRun:
                 future.release()
 
     def table(self, name: str) -> Any:
-        """Read a table after the run: an array, or a ``csr_array`` of a sparse table."""
-        futures = [
-            self.client.submit(
-                read_shard, self.spec.run_id, name, workers=[address], pure=False, priority=10
-            )
-            for address in self.spec.addresses
-        ]
-        shards = gather_pinned(self.client, futures, self.spec.addresses)
+        """Read a table after the run: an array, or a ``csr_array`` of a sparse table.
+
+        Raises
+        ------
+        RankLostError
+            Where a worker that had some of it is gone.
+        """
+        replies = wait_for(self.client, self._read, (name,), self.spec.addresses)
         blocks = sorted(
-            (block for shard in shards for block in shard),
+            (block for reply in replies for block in reply["blocks"]),
             key=lambda block: block[0],
         )
         values = [block for _, block in blocks]
@@ -140,6 +141,21 @@ class ClusterRun:
             self._call("petuum_close_run")
         except TransportError as error:
             logger.warning("Run %s could not be closed: %s", self.spec.run_id, error)
+
+    async def _read(self, table: str) -> list[dict[str, Any]]:
+        """Ask for every rank's blocks of a table."""
+        replies = await asyncio.gather(
+            *(
+                adapter.ask_scheduler(
+                    self.client, "petuum_read", run_id=self.spec.run_id, rank=rank, table=table
+                )
+                for rank in range(len(self.spec.addresses))
+            )
+        )
+        for reply in replies:
+            if reply["status"] != "OK":
+                raise RankLostError(f"table {table!r} cannot be read: {reply['text']}")
+        return list(replies)
 
     def _create(self) -> None:
         reply = self._call(

@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed import Client
 
-from dask_petuum.runtime.arm import arm
+from dask_petuum.runtime.arm import workers_for_ranks
 from dask_petuum.runtime.cluster_data import on_ranks
 from dask_petuum.runtime.cluster_run import ClusterRun, new_run_id
 from dask_petuum.runtime.pieces import given_pieces, join_pieces
@@ -34,7 +34,7 @@ class ClusterSession(Session):
     def __init__(self, client: Client) -> None:
         super().__init__()
         self.client = client
-        self._addresses = sorted(arm(client))
+        self._addresses = workers_for_ranks(client)
         self._last: ClusterRun | None = None
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ class ClusterSession(Session):
     def _run(
         self, function: RankFunction, partitions: Any, consistency: Consistency, seed: int
     ) -> list[Any]:
-        self._addresses = sorted(arm(self.client))
+        self._addresses = workers_for_ranks(self.client)
         given = given_pieces(partitions)
         addresses = tuple(self._addresses[: len(given)] if given else self._addresses)
         pieces = on_ranks(self.client, given, addresses)

@@ -8,7 +8,7 @@ the scheduler from time to time whether their workers are still there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from distributed import Client, Future
 from dask_petuum.exceptions import RankLostError, RunError
 from dask_petuum.runtime import adapter
 
-__all__ = ["gather_pinned", "released_on_failure", "wait_pinned"]
+__all__ = ["gather_pinned", "released_on_failure", "wait_for", "wait_pinned"]
 
 #: Time between two looks at the workers, seconds.
 LOOK_SECONDS = 0.5
@@ -48,7 +48,7 @@ def wait_pinned(client: Client, futures: Sequence[Future], addresses: Sequence[s
     Raises
     ------
     RankLostError
-        Where one of the workers is gone.
+        Where one of the workers is gone, or has been paused for too long to begin its task.
     Exception
         What computing one of the futures raised.
     """
@@ -57,7 +57,7 @@ def wait_pinned(client: Client, futures: Sequence[Future], addresses: Sequence[s
             try:
                 future.exception(timeout=LOOK_SECONDS)
             except TimeoutError:
-                client.sync(_look, client, addresses)
+                client.sync(_look, client, addresses, futures)
     for future in futures:
         if future.status == "error":
             future.result()
@@ -69,12 +69,39 @@ def wait_pinned(client: Client, futures: Sequence[Future], addresses: Sequence[s
 def gather_pinned(client: Client, futures: Sequence[Future], addresses: Sequence[str]) -> list[Any]:
     """Wait for all futures and bring their results here; as :func:`wait_pinned`."""
     wait_pinned(client, futures, addresses)
-    results: list[Any] = client.sync(_gather, client, list(futures), addresses)
+    results: list[Any] = wait_for(client, _gather, (client, list(futures)), addresses)
     return results
 
 
-async def _gather(client: Client, futures: list[Future], addresses: Sequence[str]) -> Any:
-    task = asyncio.ensure_future(client.gather(futures, asynchronous=True))
+def wait_for(
+    client: Client,
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    arguments: Sequence[Any],
+    addresses: Sequence[str],
+) -> Any:
+    """Run a coroutine function on the client's event loop, which some workers are needed for.
+
+    Raises
+    ------
+    RankLostError
+        Where one of the workers is gone.
+    Exception
+        What the function raised.
+    """
+    return client.sync(_wait_for, client, function, arguments, addresses)
+
+
+async def _gather(client: Client, futures: list[Future]) -> Any:
+    return await client.gather(futures, asynchronous=True)
+
+
+async def _wait_for(
+    client: Client,
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    arguments: Sequence[Any],
+    addresses: Sequence[str],
+) -> Any:
+    task = asyncio.ensure_future(function(*arguments))
     try:
         while not task.done():
             await asyncio.wait([task], timeout=LOOK_SECONDS)
@@ -89,11 +116,14 @@ async def _gather(client: Client, futures: list[Future], addresses: Sequence[str
         task.cancel()
 
 
-async def _look(client: Client, addresses: Sequence[str]) -> None:
-    """Raise where a worker is gone."""
+async def _look(client: Client, addresses: Sequence[str], futures: Sequence[Future] = ()) -> None:
+    """Raise where a worker is gone, or holds up a future."""
     # the scheduler would not look at workers that have no rank, and a silent one may do nothing
     status = await adapter.ask_scheduler(client, "petuum_status", needed=list(addresses))
     there = status["workers"]
     lost = [f"rank {rank} with {a}" for rank, a in enumerate(addresses) if a not in there]
     if lost:
         raise RankLostError(f"workers were lost outside of a run: {', '.join(lost)}")
+    for future in futures:
+        if future.key in status["stuck"]:
+            raise RankLostError(status["stuck"][future.key])

@@ -29,7 +29,7 @@ from dask_petuum.runtime.threads import Threads
 from dask_petuum.runtime.version import PLUGIN_NAME
 from dask_petuum.store.view import StoreView
 
-__all__ = ["RankContext", "read_shard", "run_rank"]
+__all__ = ["RankContext", "run_rank"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -272,12 +272,6 @@ def run_rank(
         _ask(worker, "petuum_fail", run_id=spec.run_id, rank=rank, text=text)
         raise
     return result, endpoint.statistics.to_dict()
-
-
-def read_shard(run_id: str, table: str) -> list[tuple[int, Any]]:
-    """Read this worker's blocks of a table: the body of a task."""
-    blocks: list[tuple[int, Any]] = get_worker().plugins[PLUGIN_NAME].shard(run_id, table)
-    return blocks
 
 
 def _tell(

@@ -26,8 +26,10 @@ from dask_petuum.runtime.checkpoint_desk import CheckpointDesk
 from dask_petuum.runtime.free_loop import make_tasks
 from dask_petuum.runtime.handover import Handover
 from dask_petuum.runtime.lease import Leases
+from dask_petuum.runtime.pauses import Pauses
 from dask_petuum.runtime.refusal import refusing, refusing_casts
 from dask_petuum.runtime.roster import Roster
+from dask_petuum.runtime.shard_calls import ShardCalls
 from dask_petuum.runtime.spec import rank_of_task
 from dask_petuum.runtime.version import PLUGIN_NAME, version
 from dask_petuum.store.messages import field_of, number_of
@@ -70,6 +72,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._handover = Handover(scheduler, self._armed, self._desk, self._boards)
         self._restore = adapter.around_retirement(scheduler, self._handover.wait)
         self._leases = Leases(scheduler, 4 * LOOK_SECONDS, self._roster.expect_no_other)
+        self._pauses = Pauses(scheduler, 4 * LOOK_SECONDS, self._fail)
         parts = CheckpointCalls(self._desk, self._boards)
         self._calls: dict[str, Callable[..., Any]] = {
             "petuum_hello": self.hello,
@@ -86,6 +89,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "petuum_not_saved": parts.give_up_part,
             "petuum_checkpoint": self._desk.checkpoint,
             "petuum_forget_fit": self._desk.forget,
+            "petuum_read": ShardCalls(scheduler, self._boards).read,
             "petuum_close_run": self.close_run,
             "petuum_uninstall": self.uninstall,
         }
@@ -118,6 +122,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "returning": self._roster.n_returning(time()),
             "doubtful": self._leases.suspects,
             "fits": self._desk.fits,
+            **self._pauses.view(),
             "runs": {
                 run_id: board.view(len(board.records)) for run_id, board in self._boards.items()
             },
@@ -239,7 +244,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         return {
             "status": "OK",
             **board.view(since),
-            "workers": self._armed(),
+            "workers": self._pauses.without(self._armed()),
             "leaving": self._handover.leaving,
             "exposed": not self._desk.is_held(board.fit_id or "", self._handover.staying),
         }
@@ -371,9 +376,10 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         self._boards.notify(run_id)
 
     async def _look(self) -> None:
-        """Give up workers that have a rank and are silent, since before their run began or not."""
+        """Give up workers that have a rank and are silent, before it began or not; see `Pauses`."""
         ranks = {a for board in self._boards.values() if not board.ended for a in board.addresses}
         self._leases.look(self._armed(), ranks, time())
+        self._pauses.look(time())
 
     def _armed(self) -> list[str]:
         return self._roster.there(self._scheduler.workers)

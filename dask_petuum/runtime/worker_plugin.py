@@ -16,6 +16,7 @@ from typing import Any
 
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.protocol import to_serialize
 
 from dask_petuum.exceptions import (
     CheckpointError,
@@ -131,6 +132,7 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
             "petuum_keep": self.keep,
             "petuum_kept": self.give_kept,
             "petuum_forget": self.forget,
+            "petuum_read": self.read,
             "petuum_close": self.close_run,
             "petuum_be_silent": self.be_silent,
         }
@@ -192,9 +194,17 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         self._runs[spec.run_id] = run
         return run
 
-    def shard(self, run_id: str, table: str) -> list[tuple[int, Any]]:
-        """Copies of this worker's blocks of a table, each with its first row."""
-        return self._runs[run_id].service.block_values(table)
+    async def read(self, run_id: str, table: str) -> dict[str, Any]:
+        """Give copies of this worker's blocks of a table, each with its first row."""
+        run = self._runs.get(run_id)
+        if run is None:
+            text = f"the rows of run {run_id} are gone from worker {self._worker.address}"
+            return {"status": "gone", "text": text}
+        blocks = await asyncio.to_thread(run.service.block_values, table)
+        return {
+            "status": "OK",
+            "blocks": [(int(start), to_serialize(values)) for start, values in blocks],
+        }
 
     async def push(self, message: Mapping[str, Any]) -> Any:
         """Take another rank's batch."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
 from conftest import PATIENCE
@@ -49,10 +50,13 @@ class Greedy(DataParallelProgram):
         Above `TERMINATE` its worker ends there.
     marker
         A file that is made then: it does so once. "": whenever it comes to that clock.
+    keeps
+        Whether the worker keeps it all when the fit is over, until `let_go`.
     """
 
     share: float
     marker: str
+    keeps: bool = False
 
     def __post_init__(self) -> None:
         self._held: list[Any] = []
@@ -69,7 +73,9 @@ class Greedy(DataParallelProgram):
             if ctx.clock_index == FILLED and not (self.marker and Path(self.marker).exists()):
                 self._fill()
             state["paused"] += get_worker().status == Status.paused
-            if ctx.clock_index == FREED:
+            if ctx.clock_index == FREED and self.keeps:
+                get_worker().kept_by_tests = self._held
+            elif ctx.clock_index == FREED:
                 self._held.clear()
         ctx.table("clocks").view().inc(np.ones((1, 1), dtype=np.int64), at=[partition.index])
         return {}
@@ -105,11 +111,58 @@ def client() -> Iterator[Client]:
         yield connected
 
 
-def fit(client: Client, share: float, marker: Path | None) -> RunResult:
+@pytest.fixture
+def filled(client: Client) -> Iterator[Any]:
+    """A function that pauses a worker, by its memory; all of them have room again afterwards."""
+
+    def fill(address: str) -> None:
+        client.run(fill_up, workers=[address])
+        wait_until(client, address, Status.paused)
+
+    yield fill
+    client.run(let_go)
+    for address in addresses_of(client):
+        wait_until(client, address, Status.running)
+
+
+@pytest.fixture
+def calm(tmp_path: Path) -> Greedy:
+    """A program that has been greedy already."""
+    marker = tmp_path / "filled"
+    marker.touch()
+    return Greedy(0.0, str(marker))
+
+
+def fill_up(dask_worker: Any) -> None:
+    """Hold memory above the share at which Dask pauses a worker, and below where it ends it."""
+    held = dask_worker.kept_by_tests = []
+    while dask_worker.monitor.get_process_memory() < (PAUSE + TERMINATE) / 2 * LIMIT:
+        held.append(np.ones(PIECE, dtype=np.uint8))
+
+
+def let_go(dask_worker: Any) -> None:
+    """Let go of what was held."""
+    dask_worker.kept_by_tests = []
+
+
+def addresses_of(client: Client) -> list[str]:
+    client.wait_for_workers(2, timeout=PATIENCE)
+    return sorted(client.cluster.scheduler.workers)
+
+
+def wait_until(client: Client, address: str, status: Status) -> None:
+    """Wait until the scheduler knows that a worker is paused, or is not."""
+    until = time.monotonic() + PATIENCE
+    while client.cluster.scheduler.workers[address].status != status:
+        assert time.monotonic() < until, f"{address} is not {status}"
+        threading.Event().wait(LOOK_SECONDS)
+
+
+def fit(client: Client, share: float, marker: Path | None, keeps: bool = False) -> RunResult:
     """Fit two partitions, one to each worker."""
     client.wait_for_workers(2, timeout=PATIENCE)
     with ClusterJob(client, open_dataset(np.ones((2, 1)))) as job:
-        program = Greedy(share, "" if marker is None else str(marker))
+        program = Greedy(share, "" if marker is None else str(marker), keeps)
         return job.run(program, RunOptions(max_clocks=N_CLOCKS, save_clocks=5))
 
 
@@ -138,3 +191,66 @@ def test_a_program_that_always_wants_more_than_there_is_ends_with_an_error(clien
         fit(client, 1.2, None)
     (tmp_path / "filled").touch()
     assert_right(fit(client, 1.2, tmp_path / "filled"))
+
+
+def test_tables_are_read_from_a_worker_that_stays_paused(client, filled, tmp_path, caplog):
+    """It begins no task, not even one that would read them."""
+    result = fit(client, (PAUSE + TERMINATE) / 2, tmp_path / "filled", keeps=True)
+    assert_right(result)
+    assert [w.status for w in client.cluster.scheduler.workers.values()].count(Status.paused) == 1
+    assert "the fit goes on from" not in caplog.text, "nobody was lost"
+
+
+def test_a_worker_that_is_paused_is_left_out_until_it_is_not(client, filled, calm, caplog):
+    first, other = addresses_of(client)
+    filled(first)
+    used: list[set[str]] = []
+
+    def monitor(record: Mapping[str, Any]) -> bool:
+        plugin = client.cluster.scheduler.plugins["petuum"]
+        used.extend(set(board.addresses) for board in plugin._boards.values())
+        if len(used) == 5:
+            client.run(let_go, workers=[first])
+        return bool(used) and used[-1] == {first, other}
+
+    options = RunOptions(max_clocks=100_000, save_clocks=5, monitor=monitor)
+    with ClusterJob(client, open_dataset(da.ones((2, 1), chunks=1))) as job:
+        result = job.run(calm, options)
+    assert used[0] == {other}
+    assert used[-1] == {first, other}, "it has joined"
+    np.testing.assert_array_equal(result.tables["clocks"], np.full((2, 1), result.n_clocks))
+    assert f"with nearly full memory, and left out: {first}" in caplog.text
+
+
+def test_a_rank_whose_worker_is_paused_before_it_begins_is_gone_on_without(
+    client, filled, calm, caplog
+):
+    with (
+        dask.config.set({"petuum.recovery.lease": "5s"}),
+        ClusterJob(client, open_dataset(np.ones((2, 1)))) as job,
+    ):
+        filled(addresses_of(client)[0])
+        assert_right(job.run(calm, RunOptions(max_clocks=N_CLOCKS, save_clocks=5)))
+    assert "could not begin: worker" in caplog.text
+
+
+def test_tasks_on_data_of_a_worker_that_is_paused_move_with_them(client, filled, caplog):
+    with (
+        dask.config.set({"petuum.recovery.lease": "5s"}),
+        ClusterJob(client, open_dataset(np.ones((2, 1)))) as job,
+    ):
+        filled(addresses_of(client)[0])
+        assert job.map(lambda partition: partition.n_rows) == [1, 1]
+    assert "has been paused by Dask for" in caplog.text
+
+
+def test_where_all_workers_are_paused_the_error_says_so(client, filled, calm):
+    dataset = open_dataset(np.ones((2, 1)))
+    settings = {"petuum.recovery.lease": "5s", "petuum.recovery.attempts": 0}
+    with dask.config.set(settings), ClusterJob(client, dataset) as job:
+        for address in addresses_of(client):
+            filled(address)
+        with pytest.raises(RankLostError, match=r"rank . could not begin: .* paused by Dask"):
+            job.run(calm, RunOptions(max_clocks=N_CLOCKS))
+        with pytest.raises(RankLostError, match="takes no data: it is paused by Dask"):
+            ClusterJob(client, dataset)

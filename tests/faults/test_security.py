@@ -292,6 +292,7 @@ def malformed_words(run_id):
         yield "petuum_exchange", {**head, "rank": rank, "value": None}
         yield "petuum_finish", {**head, "rank": rank}
         yield "petuum_fail", {**head, "rank": rank, "text": "x"}
+        yield "petuum_read", {**head, "rank": rank, "table": "secret"}
         yield (
             "petuum_not_saved",
             {**head, "fit_id": run_id[:-2], "clock": 1, "rank": rank, "why": ""},
@@ -308,6 +309,8 @@ def malformed_words(run_id):
         yield "petuum_close_run", {"run_id": name}
         yield "petuum_forget_fit", {"fit_id": name}
         yield "petuum_checkpoint", {"fit_id": name}
+    for table in (None, 5, ["secret"]):
+        yield "petuum_read", {**head, "rank": 0, "table": table}
     yield "petuum_finish", head
     yield "petuum_finish", {**head, "rank": 0, "more": 1}
     yield "petuum_saved", {**head, "fit_id": "f", "clock": -1, "part": None}

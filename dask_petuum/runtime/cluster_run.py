@@ -1,7 +1,7 @@
 """The client's part of a run: start its ranks, follow them, collect what they leave, free it all.
 
-All traffic of the client goes to the scheduler (calls, which it passes on where they read tables), never to a
-worker: behind a gateway it could not be reached.
+All traffic of the client goes to the scheduler (calls, which it passes on where they read tables),
+never to a worker: behind a gateway it could not be reached.
 """
 
 from __future__ import annotations

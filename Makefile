@@ -26,7 +26,7 @@ demo-cluster: $(VENV)/.has-demo
 	$(BIN)/dask-petuum demo --cluster
 
 test: $(VENV)/.has-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 battery: $(VENV)/.has-test
 	$(BIN)/python -m pytest -m battery tests/faults/test_battery.py

@@ -19,6 +19,39 @@ FAULTS = "faults"
 STARTED = pytest.StashKey[Any]()
 
 
+#: Files that take longest, the longest first: they begin first, so that no process has one of them
+#: left when the others have nothing more to do.
+LONGEST = (
+    "test_battery",
+    "test_elasticity",
+    "test_recovery",
+    "test_leftovers",
+    "test_leftovers_of_losses",
+    "test_hosts",
+    "test_nn_survival",
+    "test_block_failures",
+    "test_cluster_failures",
+    "test_links",
+    "test_memory",
+    "test_cluster_sharing",
+    "test_nn_cluster",
+    "test_recovery_simulator",
+    "test_cluster_interrupts",
+    "test_lda_rotation",
+    "test_cluster_arming",
+    "test_security",
+    "test_checkpoint_crash",
+    "test_concurrency",
+    "test_cloud",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; each file's tests stay as they are."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
+
 def pytest_configure() -> None:
     """Let the processes of tests be interrupted: a shell's job in the background ignores that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -56,7 +56,13 @@ FITS = {
 
 @pytest.fixture(scope="module")
 def quiet():
-    """A cluster that keeps no logs of messages, transitions and computations."""
+    """A cluster that keeps no logs of messages, transitions and computations.
+
+    What other tests have left in this process is not looked at again and again: only what is made
+    from here on is counted.
+    """
+    gc.collect()
+    gc.freeze()
     with (
         dask.config.set(
             {
@@ -75,6 +81,7 @@ def quiet():
     ):
         client.wait_for_workers(N_WORKERS, timeout=PATIENCE)
         yield client
+    gc.unfreeze()
 
 
 def objects():

@@ -31,8 +31,11 @@ N_LOOKS = 30
 @pytest.fixture(scope="module")
 def crew():
     """Workers that tests take away, and no logs of messages."""
+    gc.collect()
+    gc.freeze()  # what other tests have left is not looked at again and again
     with Crew(N_WORKERS, settings={"distributed.admin.low-level-log-length": 0}) as started:
         yield started
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 #: Enough for what takes a second, on a busy machine; pytest-timeout ends what hangs.
 PATIENCE = 60
@@ -17,6 +20,19 @@ N_WORKERS = 4
 FAULTS = "faults"
 #: The common cluster, once a test has asked for it.
 STARTED = pytest.StashKey[Any]()
+
+# An example that takes 0.2 s fails by default, and so does one that is long in the making: on a
+# busy machine that says nothing of the code.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
+
+
+def wait_until(holds: Callable[[], Any], what: str) -> None:
+    """Ask until something holds; fail with what never came."""
+    until, pause = time.monotonic() + PATIENCE, threading.Event()
+    while not holds():
+        assert time.monotonic() < until, f"never: {what}"
+        pause.wait(0.02)
 
 
 def pytest_configure() -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 #: Enough for what takes a second, on a busy machine; pytest-timeout ends what hangs.
-PATIENCE = 60
+PATIENCE = 120
 N_WORKERS = 4
 #: Property of a test: how many faults it executed.
 FAULTS = "faults"
@@ -27,11 +27,11 @@ settings.register_profile("any speed", deadline=None, suppress_health_check=[Hea
 settings.load_profile("any speed")
 
 
-def wait_until(holds: Callable[[], Any], what: str) -> None:
-    """Ask until something holds; fail with what never came."""
+def wait_until(holds: Callable[[], Any], what: str | Callable[[], Any]) -> None:
+    """Ask until something holds; fail with what never came, or with what there is instead."""
     until, pause = time.monotonic() + PATIENCE, threading.Event()
     while not holds():
-        assert time.monotonic() < until, f"never: {what}"
+        assert time.monotonic() < until, what() if callable(what) else f"never: {what}"
         pause.wait(0.02)
 
 

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 #: Enough for what takes a second, on a busy machine; pytest-timeout ends what hangs.
-PATIENCE = 60
+PATIENCE = 120
 N_WORKERS = 4
 #: Property of a test: how many faults it executed.
 FAULTS = "faults"
 #: The common cluster, once a test has asked for it.
 STARTED = pytest.StashKey[Any]()
+
+# An example that takes 0.2 s fails by default, and so does one that is long in the making: on a
+# busy machine that says nothing of the code.
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
+
+
+def wait_until(holds: Callable[[], Any], what: str | Callable[[], Any]) -> None:
+    """Ask until something holds; fail with what never came, or with what there is instead."""
+    until, pause = time.monotonic() + PATIENCE, threading.Event()
+    while not holds():
+        assert time.monotonic() < until, what() if callable(what) else f"never: {what}"
+        pause.wait(0.02)
 
 
 #: Files that take longest, the longest first: they begin first, so that no process has one of them

@@ -16,7 +16,7 @@ from dask_petuum.nn.trainer import Settings, Trainer
 from dask_petuum.runtime.mailbox import Mailbox
 
 #: Longest wait of a test, seconds.
-PATIENCE = 60
+PATIENCE = 120
 
 
 class Ranks:

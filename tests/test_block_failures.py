@@ -27,7 +27,7 @@ from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.job import LocalJob, RunOptions
 from dask_petuum.runtime.mailbox import encode_arrays
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(400)
 
 N_BLOCKS = 6
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -32,8 +33,8 @@ from dask_petuum.runtime.job import LocalJob, RunOptions
 from dask_petuum.store.owner import Cut
 from dask_petuum.store.spec import TableSpec
 
-#: Clocks enough for two checkpoints to be written meanwhile.
-MANY = 3000
+#: Clocks between two checkpoints; clocks enough for two to be written meanwhile, with the pauses.
+EVERY, MANY = 4, 3000
 DENSE = TableSpec("w/x", (10, 3), "float32")
 SPARSE = TableSpec("s", (7, 4), "int64", sparse=True)
 
@@ -285,25 +286,30 @@ def test_what_is_no_part_of_a_checkpoint_does_not_count_as_one(fields):
 
 
 def interrupted(folder):
-    """Run until a callback fails, so that the files stay: two checkpoints."""
+    """Run until a callback fails, so that the files stay: two checkpoints.
+
+    Its clocks take long from the first one on: a disk may be slower than all of them.
+    """
     X, y = make_data()
-    files = CheckpointFolder(f"{os.fspath(folder)}/run-0000")
+    files, pause = CheckpointFolder(f"{os.fspath(folder)}/run-0000"), threading.Event()
 
     def monitor(record):
         if len(files.names()) == 2:
             raise ZeroDivisionError
+        if record["clock"] > EVERY:
+            pause.wait(0.02)
 
     with (
         LocalJob(open_dataset(X, y), dtype="float64", place=Place(str(folder))) as job,
         pytest.raises(ZeroDivisionError),
     ):
-        job.run(LeastSquares(5, 400), RunOptions(MANY, monitor=monitor, save_clocks=4))
+        job.run(LeastSquares(5, 400), RunOptions(MANY, monitor=monitor, save_clocks=EVERY))
 
 
 def resumed(folder, max_clocks=MANY, seed=0):
     X, y = make_data()
     with LocalJob(open_dataset(X, y), dtype="float64", place=Place(None, str(folder))) as job:
-        return job.run(LeastSquares(5, 400), RunOptions(max_clocks, seed=seed, save_clocks=4))
+        return job.run(LeastSquares(5, 400), RunOptions(max_clocks, seed=seed, save_clocks=EVERY))
 
 
 def whole():
@@ -424,7 +430,7 @@ def test_an_empty_place_has_nothing_to_go_on_from(tmp_path):
         resumed(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"max_clocks": 3001}, {"seed": 1}])
+@pytest.mark.parametrize("change", [{"max_clocks": MANY + 1}, {"seed": 1}])
 def test_the_checkpoint_of_another_fit_is_refused_with_what_differs(tmp_path, change):
     interrupted(tmp_path)
     with pytest.raises(CheckpointError, match=f"another fit: {next(iter(change))}"):

@@ -46,7 +46,7 @@ def run(model, folder=None, resume=None, stop_at=None, first=None):
     return result, clocks
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("starts", ["cold", "warm"])
 @pytest.mark.parametrize("alpha", [0.02, 0.0])
 def test_goes_on_from_any_clock(tmp_path, monkeypatch, starts, alpha):

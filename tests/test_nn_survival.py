@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 
 import cloudpickle
@@ -18,7 +20,7 @@ from nn_modules import in_chunks, make_rows
 
 from dask_petuum.nn import NeuralNetClassifier
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 N_PASSES = 20
 #: Forward passes of a rank's module before it kills its worker: it does in the fifth pass.
@@ -28,8 +30,8 @@ AFTER = 90
 class Deadly(torch.nn.Module):
     """A perceptron with dropout; the first copy that comes so far kills its process, once.
 
-    It waits for a checkpoint, without which the fit would begin again. ``flag`` is a file that says
-    that it has been done.
+    It waits for a checkpoint first, without which the fit would begin again. ``flag`` is a file
+    that says that it has been done.
     """
 
     def __init__(self, flag):
@@ -47,17 +49,20 @@ class Deadly(torch.nn.Module):
 
     def forward(self, rows):
         self.n_calls += self.training
-        if self.n_calls >= AFTER and not os.path.exists(self.flag) and has_checkpoint():
+        if self.n_calls >= AFTER and not os.path.exists(self.flag):
+            wait_for_checkpoint()
             with suppress(FileExistsError):  # both ranks may come here at once
                 os.close(os.open(self.flag, os.O_CREAT | os.O_EXCL))
                 os.kill(os.getpid(), signal.SIGKILL)
         return self.head(self.body(rows))
 
 
-def has_checkpoint():
-    """Whether a checkpoint of the run on this worker is complete."""
-    runs = get_worker().plugins["petuum"]._runs
-    return any(run.kept_clock > 1 for run in runs.values())
+def wait_for_checkpoint():
+    """Return when a checkpoint of the run on this worker is complete."""
+    runs, until = get_worker().plugins["petuum"]._runs, time.monotonic() + PATIENCE
+    while not any(run.kept_clock > 1 for run in list(runs.values())):
+        assert time.monotonic() < until, "no checkpoint is complete"
+        threading.Event().wait(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,12 @@ def client():
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),
+        dask.config.set(
+            {
+                "distributed.deploy.lost-worker-timeout": "1 hour",
+                "petuum.recovery.wait": "100s",  # a worker that imports torch, on a busy machine
+            }
+        ),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as connected,
     ):

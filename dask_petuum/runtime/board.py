@@ -16,7 +16,7 @@ from dask_petuum.store.messages import field_of, number_of
 
 __all__ = ["Board", "Failure"]
 
-#: Records kept for a client that has not asked for a while.
+#: Records kept for a client that has not asked for a while; what comes then it is not told.
 MAX_RECORDS = 100_000
 #: Kinds of failures.
 KINDS = ("error", "lost", "damaged", "interrupt")
@@ -60,7 +60,9 @@ class Board:
     finished: set[int] = field(default_factory=set)
     clocks: list[int] = field(default_factory=list)
     status: dict[int, dict[str, Any]] = field(default_factory=dict)
+    #: Records that the client may not have yet, and how many there were before these.
     records: list[dict[str, Any]] = field(default_factory=list)
+    n_forgotten: int = 0
     failure: Failure | None = None
     stopping: bool = False
     #: Who chooses the blocks of a model-parallel run, where that is the scheduler.
@@ -71,6 +73,11 @@ class Board:
 
     def __post_init__(self) -> None:
         self.clocks = [0] * len(self.addresses)
+
+    @property
+    def n_records(self) -> int:
+        """How many records there were so far."""
+        return self.n_forgotten + len(self.records)
 
     @property
     def min_clock(self) -> int:
@@ -146,6 +153,12 @@ class Board:
         if len(self.records) < MAX_RECORDS:
             self.records.append(record)
 
+    def forget(self, since: int) -> None:
+        """Keep the first ``since`` records no longer: the client has them."""
+        n = min(max(since - self.n_forgotten, 0), len(self.records))
+        del self.records[:n]
+        self.n_forgotten += n
+
     def fail(self, failure: Failure) -> bool:
         """Note why the run cannot end well; the first cause stays. True if this is the first."""
         if self.ended:
@@ -169,7 +182,7 @@ class Board:
     def view(self, since: int) -> dict[str, Any]:
         """What a client that has ``since`` records is told."""
         return {
-            "records": self.records[since:],
+            "records": self.records[max(since - self.n_forgotten, 0) :],
             "clocks": list(self.clocks),
             "ranks": {str(rank): status for rank, status in self.status.items()},
             "ended": self.ended,

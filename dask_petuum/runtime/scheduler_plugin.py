@@ -123,9 +123,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "doubtful": self._leases.suspects,
             "fits": self._desk.fits,
             **self._pauses.view(),
-            "runs": {
-                run_id: board.view(len(board.records)) for run_id, board in self._boards.items()
-            },
+            "runs": {run_id: board.view(board.n_records) for run_id, board in self._boards.items()},
         }
 
     async def create_run(
@@ -239,7 +237,8 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
         number_of({"since": since}, "since")
         if board is None:
             return {"status": "gone", "text": f"there is no run {run_id}"}
-        if len(board.records) <= since and not board.ended:
+        board.forget(since)
+        if board.n_records <= since and not board.ended:
             await self._boards.wait(run_id, POLL_SECONDS)
         return {
             "status": "OK",

@@ -15,10 +15,12 @@ from cryptography.x509.oid import NameOID
 from distributed import Security
 from distributed.comm import connect
 
-__all__ = ["Authority", "ask", "raw_reply"]
+__all__ = ["SHORT", "Authority", "ask", "raw_reply"]
 
-#: Longest wait for a peer that should not answer, seconds.
-TIMEOUT = 5
+#: Longest wait for an answer, seconds.
+TIMEOUT = 60
+#: The same of one that should not come: until then Dask tries again.
+SHORT = 5
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,12 @@ def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-async def ask(address: str, security: Security | None, message: Any) -> Any:
+async def ask(
+    address: str, security: Security | None, message: Any, timeout: float = TIMEOUT
+) -> Any:
     """Call a handler as any peer would, and return its reply."""
     arguments = {} if security is None else security.get_connection_args("worker")
-    comm = await connect(address, timeout=TIMEOUT, **arguments)
+    comm = await connect(address, timeout=timeout, **arguments)
     try:
         await comm.write({**message, "reply": True})
         return await comm.read()

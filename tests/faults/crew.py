@@ -28,7 +28,7 @@ OVER = (Status.closing, Status.closed, Status.closing_gracefully, Status.failed)
 SETTINGS = {
     "distributed.deploy.lost-worker-timeout": "1 hour",
     "petuum.recovery.attempts": 20,
-    "petuum.recovery.wait": "30s",  # a worker that was killed comes back, on a busy machine too
+    "petuum.recovery.wait": "60s",  # a worker that was killed comes back, on a busy machine too
     "petuum.recovery.lease": "6s",
     "distributed.worker.multiprocessing-method": "forkserver",
     **FEW_MESSAGES,

@@ -112,7 +112,7 @@ class HostCrew(Members):
                 self._hosts.join(host, wire)
 
     def part(self, address: str, seconds: float | None) -> None:
-        """Let nothing come from or to a worker's host for so many seconds; None: for good."""
+        """Let nothing come from or to a worker's host for so many seconds; None: until `mend`."""
         host = self._host_of(address)
         self.n_faults += 1
         with self._lock:
@@ -124,6 +124,14 @@ class HostCrew(Members):
             timer.daemon = True
             self._timers.append(timer)
             timer.start()
+
+    def mend(self, address: str) -> None:
+        """Let all come again from and to a host that is parted from the others."""
+        host = self._host_of(address)
+        with self._lock:
+            if host in self._given_up:
+                self._given_up.discard(host)
+                self._hosts.join(host)
 
     def vanish(self, address: str) -> None:
         """Take a worker's host away, without a last word."""

@@ -3,6 +3,8 @@
 A fault is due from a clock on. It strikes when the one before has been survived: another epoch has
 begun and has a checkpoint; so a fit without files is never asked to survive what it does not
 promise, the loss of a part and its copy. In a fit with files faults strike as soon as they are due.
+Also when all ranks are done, where they were faster than their records: until the client has their
+results, these can be lost.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class Injector:
         """Look what is due after a clock."""
         clock = int(record["clock"])
         board = self.crew.board()
-        if board is None or board.ended:
+        if board is None or board.failure is not None:
             return False
         self.epochs.add(board.run_id)
         if self._struck is not None:

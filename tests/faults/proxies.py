@@ -7,6 +7,7 @@ has nothing but bad links.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import threading
@@ -19,16 +20,23 @@ __all__ = ["Proxies", "Proxy", "free_port"]
 HOST = "127.0.0.1"
 #: Bytes that are taken at a time.
 CHUNK = 2**16
+#: Ports below those for connections (Linux: from 32768 on), from a place of this process on.
+_PORTS = iter(range(12_000 + os.getpid() * 100 % 19_000, 32_000))
 #: Close with a RST: SO_LINGER on, zero seconds.
 LINGER = struct.pack("ii", 1, 0)
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on now, and that the system gives to nobody who asks for any.
+
+    Whoever is told it may come to listen there some seconds later; connections of all processes
+    take the system's ports meanwhile. Two processes of tests begin at different places.
+    """
+    for port in _PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise OSError("no free port is left")
 
 
 class Proxy:

@@ -138,6 +138,15 @@ class Fit:
             self._calm = self.run(crew)
         return self._calm
 
+    def struck(self, crew, schedule, caplog):
+        """With faults. An epoch may have no record that was not told before: losses are counted by
+        what is said of them.
+        """
+        caplog.clear()
+        model = self.run(crew, schedule)
+        assert "the fit goes on from" in caplog.text
+        return model
+
     def run(self, crew, schedule=()):
         crew.refill()
         model = self._make()
@@ -148,7 +157,6 @@ class Fit:
         if schedule:
             print(f"{type(model).__name__}: {schedule} -> {injector.done}")
             assert injector.n_struck >= least_strikes(schedule)
-            assert len(injector.epochs) > 1
         crew.assert_free()
         return model
 
@@ -170,7 +178,7 @@ FEW_FAULTS = ("kill", "vanish")
 @pytest.mark.usefixtures("frequent")
 @scheduled(FEW_FAULTS, 1, fits=2, longest=3)
 @pytest.mark.parametrize("parallelism", ["data", "model"])
-def test_lda_counts_to_the_last_token(crew, parallelism, schedule):
+def test_lda_counts_to_the_last_token(crew, caplog, parallelism, schedule):
     counts = chunked(corpus())
     fit = Fit(
         lambda: LDA(
@@ -178,7 +186,7 @@ def test_lda_counts_to_the_last_token(crew, parallelism, schedule):
         ),
         counts,
     )
-    calm, disturbed = fit.run(crew), fit.run(crew, schedule)
+    calm, disturbed = fit.run(crew), fit.struck(crew, schedule, caplog)
     np.testing.assert_array_equal(disturbed.word_topic_counts_, calm.word_topic_counts_)
     np.testing.assert_allclose(disturbed.word_topic_mean_, calm.word_topic_mean_, rtol=1e-5)
     assert disturbed.n_iter_ == calm.n_iter_
@@ -216,9 +224,9 @@ ESTIMATORS = {
 @pytest.mark.usefixtures("frequent")
 @scheduled(FEW_FAULTS, 2, fits=len(ESTIMATORS), longest=3)
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_objectives_are_those_of_an_undisturbed_fit(crew, name, schedule):
+def test_objectives_are_those_of_an_undisturbed_fit(crew, caplog, name, schedule):
     metric, fit = ESTIMATORS[name]
-    calm, disturbed = fit.calm(crew), fit.run(crew, schedule)
+    calm, disturbed = fit.calm(crew), fit.struck(crew, schedule, caplog)
     assert disturbed.history_[-1][metric] == pytest.approx(calm.history_[-1][metric], rel=0.01)
     assert len(disturbed.history_) == pytest.approx(len(calm.history_), abs=2)
 

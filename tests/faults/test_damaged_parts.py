@@ -30,7 +30,8 @@ N_CHECKPOINTS = 2
 
 @pytest.fixture(scope="module")
 def crew():
-    with Crew(3) as started:
+    # who is slow is not given up: losses are counted
+    with Crew(3, settings={"petuum.recovery.lease": "60s"}) as started:
         yield started
 
 

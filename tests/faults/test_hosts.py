@@ -23,15 +23,15 @@ from dask_petuum.runtime.options import RunOptions
 
 WHY_NOT = namespaces.why_not()
 pytestmark = [
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "hosts can be made"),
 ]
 
 SIZE = 3
-#: Seconds. A partition of 5 s may be felt for 10: TCP's pauses double.
-LEASE = 11.0
-#: The scheduler's where a host is to be given up, and longer than it takes, its nanny included.
-SHORT, LONG = 9.0, 22.0
+#: Seconds. A partition of 5 s may be felt for 10: TCP's pauses double; a busy machine adds to that.
+LEASE = 60.0
+#: The scheduler's where a host is to be given up.
+SHORT = 9.0
 MAX_CLOCKS = 100_000
 
 
@@ -116,9 +116,14 @@ def test_a_host_that_comes_back_from_a_long_partition_does_no_harm(crew):
 
     def part(address):
         parted.append(address)
-        crew.part(address, LONG)
+        crew.part(address, None)
 
-    epochs = fit(crew, part, is_whole_again)
+    def is_over(monitor):
+        if goes_on(monitor):
+            crew.mend(parted[0])
+        return is_whole_again(monitor)
+
+    epochs = fit(crew, part, is_over)
     first, second, *_, last = epochs.values()
     assert sorted(second) == sorted(set(first) - set(parted))
     assert parted[0] in last
@@ -149,7 +154,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(capfd):
     )
     *names, folder = owner.stdout.readline().split()
     assert len(names) == 2
-    assert namespaces.sweep() == [], "its owner lives"
+    assert not set(names) & set(namespaces.sweep()), "its owner lives"
     os.kill(owner.pid, signal.SIGKILL)
     owner.wait()
     owner.stdin.close()

@@ -19,13 +19,13 @@ from fits import fit_fingerprints
 from injector import Fault
 from test_leftovers import growth, objects, of_process, of_server
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 N_WORKERS = 3
 #: Faults of each kind in a fit: a stop takes a lease.
 N_FAULTS = {"kill": 2, "vanish": 2, "retire": 2, "stop": 1}
 #: Looks at the counts, 0.1 s apart, until they are as before.
-N_LOOKS = 30
+N_LOOKS = 600
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ Each worker is behind two proxies, one to the scheduler and one from the others;
 
 from __future__ import annotations
 
+import threading
+
 import dask
 import dask.array as da
 import numpy as np
@@ -26,6 +28,9 @@ from dask_petuum.runtime.cluster_job import ClusterJob
 from dask_petuum.runtime.options import RunOptions
 
 pytestmark = pytest.mark.timeout(400)
+
+#: Longer than any link here stalls, on a busy machine too.
+LEASE = "60s"
 
 
 class Links:
@@ -81,11 +86,12 @@ def shares_memory(request):
 def crew(links, shares_memory):
     """Good links before and after; nothing is left behind."""
     links.crew.refill()
-    links.crew.client.run(dask.config.set, {"petuum.shared-memory": shares_memory})
+    settings = {"petuum.shared-memory": shares_memory, "petuum.recovery.lease": LEASE}
+    links.crew.client.run(dask.config.set, settings)
     # nobody is given up; a nanny whose worker has lost the scheduler ends, nobody comes back
     with dask.config.set(
         {
-            "petuum.recovery.lease": "60s",
+            "petuum.recovery.lease": LEASE,
             "petuum.recovery.wait": "2s",
             "petuum.recovery.rebalance": False,  # or partitions leave the rank that stalls
         }
@@ -97,21 +103,25 @@ def crew(links, shares_memory):
     links.crew.assert_free()
 
 
-def fit(crew, n_clocks, consistency="bsp", monitor=None):
-    """Run fingerprints and check every cell; return the number of epochs, and the last cut.
+def fit(crew, n_clocks, consistency="bsp", monitor=None, is_over=None):
+    """Run fingerprints and check every cell; return the number of epochs.
 
-    Without a number of clocks the fit ends with the first record of a second epoch.
+    Without a number of clocks the fit ends when ``is_over`` says so, which gets the number of
+    epochs and the last cut after each record; else with the first record of a second epoch.
     """
-    epochs, cuts = set(), [-1]
+    epochs, cut = set(), -1
 
     def watch(record):
+        nonlocal cut
         board = crew.board()
         if board is not None:
             epochs.add(board.run_id)
-            cuts.append(board.saved_clock)
+            cut = max(cut, board.saved_clock)
         if monitor is not None:
             monitor(int(record["clock"]))
-        return n_clocks is None and len(epochs) > 1
+        if n_clocks is not None:
+            return False
+        return len(epochs) > 1 if is_over is None else is_over(len(epochs), cut)
 
     bound = 0 if consistency in ("bsp", "asp") else 2
     program = Fingerprints(N_PARTITIONS, None if consistency == "asp" else bound)
@@ -126,7 +136,7 @@ def fit(crew, n_clocks, consistency="bsp", monitor=None):
         result = job.run(program, options)
     assert_marks(result, program.lag)
     assert n_clocks is None or result.n_clocks == n_clocks
-    return len(epochs), max(cuts)
+    return len(epochs)
 
 
 def at(events):
@@ -150,18 +160,28 @@ def test_the_workers_are_behind_their_proxies(links, crew):
 def test_a_delay_changes_nothing(links, crew, delay, consistency):
     for proxy in links.all:
         proxy.delay = delay
-    assert fit(crew, 12, consistency)[0] == 1, "nobody was given up"
+    assert fit(crew, 12, consistency) == 1, "nobody was given up"
+
+
+def epochs_beside(links, crew, spoil, proxies, consistency="bsp"):
+    """How many epochs a fit has of which links are spoilt for three seconds, in its middle."""
+    over = threading.Event()
+
+    def begin():
+        for proxy in proxies:
+            links.proxies.soon(getattr(proxy, spoil))
+            links.proxies.soon(proxy.flow, after=3.0)
+        links.proxies.soon(over.set, after=3.0)
+
+    def is_over(n_epochs, cut):
+        return over.is_set()
+
+    return fit(crew, None, consistency, at([(5, begin)]), is_over)
 
 
 def test_a_stall_of_seconds_is_waited_for(links, crew):
     proxies = links.inward[0], links.outward[0]
-
-    def stall():
-        for proxy in proxies:
-            links.proxies.soon(proxy.stall)
-            links.proxies.soon(proxy.flow, after=3.0)
-
-    assert fit(crew, 40, monitor=at([(5, stall)]))[0] == 1
+    assert epochs_beside(links, crew, "stall", proxies) == 1
 
 
 @pytest.mark.parametrize("link", ["inward", "outward"])
@@ -170,20 +190,16 @@ def test_a_link_that_is_cut_one_way_for_seconds_is_waited_for(links, crew, link)
 
     They arrive when the link is whole again: messages come once more, and count once.
     """
-    proxy = getattr(links, link)[0]
-
-    def cut():
-        links.proxies.soon(proxy.stall_answers)
-        links.proxies.soon(proxy.flow, after=3.0)
-
-    assert fit(crew, 40, "essp", at([(5, cut)]))[0] == 1, "nobody was given up"
+    proxies = [getattr(links, link)[0]]
+    n_epochs = epochs_beside(links, crew, "stall_answers", proxies, "essp")
+    assert n_epochs == 1, "nobody was given up"
 
 
 def test_a_scheduler_that_is_far_away_costs_nobody(links, crew):
     """Workers are near each other; 100 ms to the scheduler and as much back."""
     for proxy in links.outward:
         proxy.delay = 0.1
-    assert fit(crew, 40)[0] == 1
+    assert fit(crew, 40) == 1
 
 
 def test_a_worker_that_hears_nothing_of_the_scheduler_is_given_up(links, crew):
@@ -193,7 +209,7 @@ def test_a_worker_that_hears_nothing_of_the_scheduler_is_given_up(links, crew):
         links.proxies.soon(links.outward[0].stall_answers)
         links.proxies.soon(links.outward[0].reset, after=3.0)
 
-    assert fit(crew, None, monitor=at([(8, cut)]))[0] > 1
+    assert fit(crew, None, monitor=at([(8, cut)])) > 1
 
 
 def test_a_peer_that_takes_messages_and_never_answers_ends_the_fit_with_its_cause(links, crew):
@@ -209,10 +225,10 @@ def test_a_peer_that_takes_messages_and_never_answers_ends_the_fit_with_its_caus
             dask.config.set({"petuum.recovery.attempts": 0}),
             pytest.raises(RankLostError, match=cause),
         ):
-            fit(crew, 2000, monitor=at([(8, stall)]))
+            fit(crew, None, monitor=at([(8, stall)]))
     finally:
         links.proxies.soon(links.inward[0].flow)
-        crew.client.run(set_lease, "60s")
+        crew.client.run(set_lease, LEASE)
 
 
 def set_lease(text):
@@ -233,7 +249,7 @@ def test_a_connection_to_the_scheduler_that_breaks_costs_the_worker(links, crew)
     def reset():
         links.proxies.soon(links.outward[1].reset)
 
-    assert fit(crew, None, monitor=at([(8, reset)]))[0] > 1
+    assert fit(crew, None, monitor=at([(8, reset)])) > 1
 
 
 #: What is put in place on each worker, what it counts there (at least so many), what undoes it.
@@ -255,15 +271,19 @@ SAYS_NOTHING = (install_nonsense, n_nonsense, 6, uninstall_nonsense)
     indirect=["shares_memory"],
 )
 def test_messages_whose_replies_are_spoilt_count_once(crew, spoiler, consistency):
+    """Enough of them, and pieces of checkpoints are sent again."""
     begin, count, least, end = spoiler
     arm(crew.client)
     crew.client.run(begin)
+
+    def is_over(n_epochs, cut):
+        return cut > 0 and np.all(np.array(list(crew.client.run(count).values())) >= least)
+
     try:
-        _, cut = fit(crew, 60, consistency)
+        fit(crew, None, consistency, is_over=is_over)
         spoilt = list(crew.client.run(count).values())
     finally:
         crew.client.run(end)
-    assert cut > 0, "pieces of checkpoints are sent again"
     assert np.all(np.array(spoilt) >= least), spoilt
 
 

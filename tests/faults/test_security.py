@@ -9,7 +9,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from certificates import Authority, ask, raw_reply
+from certificates import SHORT, Authority, ask, raw_reply
 from crew import Crew
 from distributed import Security
 from distributed.comm import CommClosedError
@@ -74,7 +74,7 @@ def test_a_peer_without_a_certificate_gets_nothing(crew, who):
     for address in addresses:
         there = address if stranger is not None else address.replace("tls://", "tcp://")
         with pytest.raises(REFUSED):
-            crew.client.sync(ask, there, stranger, message)
+            crew.client.sync(ask, there, stranger, message, SHORT)
 
 
 def test_tls_without_a_certificate_gets_nothing(crew):
@@ -105,8 +105,12 @@ def recorded(security):
         ):
             assert set(crew.client.run(shares_memory).values()) == {False}
             rows = open_dataset(da.zeros((4, 1), chunks=(1, 1)))
+
+            def is_saved(record):
+                return crew.board().saved_clock > 0
+
             with ClusterJob(crew.client, rows) as job:
-                result = job.run(Secrets(), RunOptions(20, save_clocks=3))
+                result = job.run(Secrets(), RunOptions(20_000, save_clocks=3, monitor=is_saved))
             assert result.tables["secret"][5].tobytes() == SECRET * 4
             crew.assert_free()
         return b"|".join(bytes(proxy.recorded) for proxy in proxies.opened)
@@ -212,7 +216,7 @@ PART = {"rank": 0, "arrays": {}, "holders": [], "file": None}
 )
 def test_a_part_that_is_none_does_not_spoil_a_running_fit(crew, part):
     """Told to the scheduler in the middle of a run, in the name of one of its ranks."""
-    statuses = []
+    statuses, saved = [], []
 
     def monitor(record):
         board = crew.board()
@@ -220,13 +224,14 @@ def test_a_part_that_is_none_does_not_spoil_a_running_fit(crew, part):
             fields = {"fit_id": board.fit_id, "run_id": board.run_id, "clock": 10**6}
             address = crew.cluster.scheduler_address
             statuses.append(send(crew, address, "petuum_saved", part=part, **fields))
-        return False
+            saved.append(board.saved_clock)
+        return bool(saved) and board.saved_clock > saved[0]
 
     rows = open_dataset(da.zeros((4, 1), chunks=(1, 1)))
     with ClusterJob(crew.client, rows) as job:
-        result = job.run(Secrets(), RunOptions(40, save_clocks=3, monitor=monitor))
+        result = job.run(Secrets(), RunOptions(20_000, save_clocks=3, monitor=monitor))
     assert statuses == ["refused"]
-    assert result.n_clocks == 40
+    assert result.stopped_by == "callback", "the next checkpoint is complete"
 
 
 OPERATIONS = ("push", "pull", "open", "step", "block", "fetch", "fetched")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from dask_cloudprovider.generic.vmcluster import (
     VMInterface,
     WorkerMixin,
 )
+from proxies import free_port
 
 __all__ = ["LocalVMCluster"]
 
@@ -130,12 +130,10 @@ class LocalVMCluster(VMCluster):
         self.options = {"cluster": self}
         self.scheduler_options = dict(self.options)
         self.worker_options = dict(self.options)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        options = {"port": free_port(), "host": "127.0.0.1", "dashboard_address": ":0"}
         super().__init__(
             n_workers=n_workers,
-            scheduler_options={"port": port, "host": "127.0.0.1", "dashboard_address": ":0"},
+            scheduler_options=options,
             worker_options={"nthreads": 1},
             security=True,
             **more,

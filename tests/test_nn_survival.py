@@ -19,12 +19,16 @@ from distributed import get_worker
 from nn_modules import in_chunks, make_rows
 
 from dask_petuum.nn import NeuralNetClassifier
+from dask_petuum.runtime import roster
 
 pytestmark = pytest.mark.timeout(600)
 
 N_PASSES = 20
 #: Forward passes of a rank's module before it kills its worker: it does in the fifth pass.
 AFTER = 90
+#: Seconds for a worker to come back that imports torch, on a busy machine: with one rank less some
+#: of the numbers would be others.
+WAIT = 200.0
 
 
 class Deadly(torch.nn.Module):
@@ -75,12 +79,14 @@ def client():
         dask.config.set(
             {
                 "distributed.deploy.lost-worker-timeout": "1 hour",
-                "petuum.recovery.wait": "100s",  # a worker that imports torch, on a busy machine
+                "petuum.recovery.wait": WAIT,
             }
         ),
+        pytest.MonkeyPatch.context() as patched,
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as connected,
     ):
+        patched.setattr(roster, "RETURN_SECONDS", WAIT)  # the scheduler is in this process
         yield connected
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 

@@ -19,7 +19,6 @@ from distributed import get_worker
 from nn_modules import in_chunks, make_rows
 
 from dask_petuum.nn import NeuralNetClassifier
-from dask_petuum.runtime import roster
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -82,11 +81,9 @@ def client():
                 "petuum.recovery.wait": WAIT,
             }
         ),
-        pytest.MonkeyPatch.context() as patched,
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as connected,
     ):
-        patched.setattr(roster, "RETURN_SECONDS", WAIT)  # the scheduler is in this process
         yield connected
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dask_petuum.runtime.roster import RETURN_SECONDS, Roster
+from dask_petuum.runtime.roster import MEMORY_SECONDS, Roster
 
 
 def roster():
@@ -21,28 +21,29 @@ def test_a_worker_under_a_nanny_is_expected_back_for_a_while():
     found.remove("a", 10.0, retires=False)
     found.remove("b", 10.0, retires=False)
     assert found.there({"a", "b"}) == []
-    assert found.n_returning(10.0) == 1
-    assert found.n_returning(10.0 + RETURN_SECONDS) == 0
+    assert found.returning(10.0) == [0.0]
+    assert found.returning(25.0) == [15.0]
+    assert found.returning(10.0 + MEMORY_SECONDS) == []
 
 
 def test_one_that_retires_is_not():
     found = roster()
     found.remove("a", 10.0, retires=True)
-    assert found.n_returning(10.0) == 0
+    assert found.returning(10.0) == []
 
 
 def test_nor_one_whose_nanny_starts_no_other():
     found = roster()
     found.expect_no_other("a")
     found.remove("a", 10.0, retires=False)
-    assert found.n_returning(10.0) == 0
+    assert found.returning(10.0) == []
 
 
 def test_whoever_comes_is_the_one_that_was_expected():
     found = roster()
     found.remove("a", 10.0, retires=False)
     assert not found.add("c", "1", nanny=True), "at an address of its own"
-    assert found.n_returning(10.0) == 0
+    assert found.returning(10.0) == []
 
 
 def test_a_worker_at_an_address_where_one_was_lost_is_known_as_such_once():

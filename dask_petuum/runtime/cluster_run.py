@@ -37,7 +37,7 @@ __all__ = ["ClusterRun", "new_run_id"]
 logger = logging.getLogger(__name__)
 
 #: Wait for the error that a rank raised, after its text has come, seconds.
-CAUSE_SECONDS = 10
+CAUSE_SECONDS = 30
 #: Longest wait for the scheduler's answer, seconds; it answers a poll after 1 s.
 CALL_SECONDS = 120
 

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 __all__ = ["Roster"]
 
-#: For how long a nanny is expected to start another worker, seconds.
-RETURN_SECONDS = 30.0
+#: For how long it is remembered that a nanny starts another worker, seconds.
+MEMORY_SECONDS = 3600.0
 #: Addresses of lost workers that are remembered, for those that come back.
 N_LOST = 1000
 
@@ -57,7 +57,7 @@ class Roster:
         """Those of a scheduler's workers that have the plugin: others know none of its messages."""
         return [address for address in self.versions if address in workers]
 
-    def n_returning(self, now: float) -> int:
-        """How many workers are expected back."""
-        self._returning = {a: t for a, t in self._returning.items() if now - t < RETURN_SECONDS}
-        return len(self._returning)
+    def returning(self, now: float) -> list[float]:
+        """For how long workers that are expected back have been gone, seconds."""
+        self._returning = {a: t for a, t in self._returning.items() if now - t < MEMORY_SECONDS}
+        return [now - since for since in self._returning.values()]

@@ -119,7 +119,7 @@ class PetuumScheduler(SchedulerPlugin):  # type: ignore[misc]
             "workers": dict(self._roster.versions),
             "there": list(self._scheduler.workers),
             "leaving": self._handover.leaving,
-            "returning": self._roster.n_returning(time()),
+            "returning": self._roster.returning(time()),
             "doubtful": self._leases.suspects,
             "fits": self._desk.fits,
             **self._pauses.view(),

@@ -319,6 +319,26 @@ class Bag(nn.Module):
         return self.head(torch.tanh(self.words(100 * torch.arange(20) + (rows > 0))))
 
 
+class TiedBags(Bag):
+    """Two lookups of one table."""
+
+    def __init__(self):
+        super().__init__(sparse=True)
+        self.others = nn.Embedding(4000, 16, sparse=True)
+        self.others.weight = self.words.weight
+        self.head.requires_grad_(False)
+
+    def forward(self, rows):
+        return super().forward(rows) + self.head(self.others((rows[:, 0] > 0).long()))
+
+
+def test_a_tied_table_is_sent_as_rows():
+    """For an optimiser that takes nothing else."""
+    built = recipe(TiedBags, "SparseAdam", 0.01)
+    together, _ = train(built, 2)
+    assert_as_plain(together, train_plainly(built))
+
+
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_a_sparse_bag_is_sent_as_rows(n_ranks):
     built = recipe(partial(Bag, sparse=True))

@@ -290,7 +290,9 @@ def _rows(unit: Unit) -> dict[str, Any]:
         return NOTHING
     # dense, where the table is also used by name
     grad = (grad if grad.is_sparse else grad.to_sparse(1)).coalesce().cpu()
-    return {"i": grad.indices()[0].numpy(), "r": grad.values().numpy()}
+    values = grad.values()
+    values = values.float() if values.dtype is torch.bfloat16 else values  # which numpy has not
+    return {"i": grad.indices()[0].numpy(), "r": values.numpy()}
 
 
 def _joined_rows(parameter: Any, parts: Sequence[dict[str, Any]]) -> Any:

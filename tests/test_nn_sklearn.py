@@ -504,9 +504,26 @@ def test_local_steps_of_one_rank_are_its_steps():
     np.testing.assert_allclose(apart.weights_["0.weight"], plain.weights_["0.weight"], atol=1e-5)
 
 
-def test_a_fit_goes_on_from_its_files(tmp_path):
+class Turning(Perceptron):
+    """Complex parameters, a truth value, and a buffer that no state_dict has."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = torch.nn.Parameter(torch.ones(20, dtype=torch.complex64))
+        self.register_buffer("has_begun", torch.tensor(False))
+        self.register_buffer("mean", torch.zeros(20), persistent=False)
+
+    def forward(self, rows):
+        if self.training:
+            self.has_begun |= True
+            self.mean.lerp_(rows.mean(0), 0.1)
+        return super().forward(((rows - self.mean) * self.turn).real + self.turn.imag)
+
+
+@pytest.mark.parametrize("module", [None, Turning])
+def test_a_fit_goes_on_from_its_files(tmp_path, module):
     rows, labels = make_rows(200)
-    settings = {**QUICK, "max_epochs": 60, "random_state": 0}
+    settings = {**QUICK, "max_epochs": 60, "random_state": 0, "module": module}
     whole = NeuralNetClassifier(**settings).fit(rows, labels)
     first = NeuralNetClassifier(**settings, checkpoint=str(tmp_path))
     interrupt(first, (rows, labels), tmp_path)

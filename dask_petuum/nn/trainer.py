@@ -366,12 +366,15 @@ class Trainer:
             return
         tensors = [*self.replica.module.parameters(), *self._buffers]
         sums = own_sums(self._mesh, tensors)
-        self._agree(self._sum(self._exact, sums.reshape(-1)).view(sums.shape), tensors)
-        self._start = self.vector
+        if not self._agree(self._sum(self._exact, sums.reshape(-1)).view(sums.shape), tensors):
+            self._start = self.vector
 
-    def _agree(self, sums: Any, tensors: list[Any]) -> None:
-        if not all_agree(sums):
+    def _agree(self, sums: Any, tensors: list[Any]) -> bool:
+        """Whether all had the same; where not, all have rank 0's now."""
+        agree = all_agree(sums)
+        if not agree:
             unflatten(self._sum(self._exact, values_of_rank_0(self._mesh, tensors)), tensors)
+        return agree
 
     def _sum(self, vectors: VectorSum, values: Any) -> Any:
         self._stamp += 1

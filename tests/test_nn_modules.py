@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from functools import partial
 
@@ -86,6 +87,24 @@ class Hooked(Wide):
         self.inner.weight.register_hook(lambda gradient: 0.5 * gradient)
 
 
+class ByKeyword(Wide):
+    """Calls a layer with torch's name for its rows."""
+
+    def forward(self, rows):
+        return self.head(torch.tanh(self.inner(input=torch.tanh(self.start(rows)))))
+
+
+class Copied(Wide):
+    """Trains a copy of a layer within a step, as meta-learning does."""
+
+    def forward(self, rows):
+        code = torch.tanh(self.start(rows))
+        with torch.enable_grad():
+            fast = copy.deepcopy(self.inner)
+            fast(code.detach()).square().sum().backward()
+        return self.head(torch.tanh(self.inner(code) - 0.1 * fast.weight.grad.mean()))
+
+
 class Double(Wide):
     """In float64."""
 
@@ -98,7 +117,11 @@ class Double(Wide):
 
 
 @pytest.mark.parametrize(
-    "module", [Wide, WithGradient, WithInnerStep, Mapped, Swapped, Patched, Hooked, Double]
+    "module",
+    [
+        *(Wide, WithGradient, WithInnerStep, Mapped, Swapped, Patched, Hooked, ByKeyword, Copied),
+        Double,
+    ],
 )
 @pytest.mark.parametrize(("n_ranks", "n_parts"), [(2, 2), (3, 4)])
 def test_factors_are_of_the_loss_and_of_plain_layers_only(module, n_ranks, n_parts):
@@ -172,6 +195,32 @@ def test_no_layer_is_early_or_late_where_it_is_used_otherwise(monkeypatch, modul
     together, _ = train(built, 2, near=near, settings=Settings(factors=factors))
     assert_as_plain(together, train_plainly(built))
     assert_all_the_same(together, together[0], 0)
+
+
+class Alternating(Wide):
+    """A counter of its calls, and what the last one gave, decide which layers it uses, and how."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_calls = 0
+
+    def forward(self, rows):
+        self.n_calls += 1
+        code = torch.tanh(self.start(rows)) + getattr(self, "last", 0)
+        self.last = code.detach().mean(0)
+        return self.head(torch.tanh(self.inner(code)) if self.n_calls % 3 else code)
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_a_forward_pass_that_is_made_again_finds_the_same_attributes(monkeypatch, near):
+    monkeypatch.setattr(units, "BUCKET_BYTES", 1)
+    monkeypatch.setattr(units, "SMALL_BYTES", 0)
+    built = recipe(Alternating)
+    apart, _ = train(built, 2, near=near, settings=Settings(overlap=False))
+    together, _ = train(built, 2, near=near)
+    assert_all_the_same(together, apart[0], 1e-6)
+    n_steps = together[0]._plan.n_steps
+    assert [trainer.replica.module.n_calls for trainer in together] == [n_steps] * 2
 
 
 class BackwardInBackward(Wide):

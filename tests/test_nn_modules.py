@@ -280,6 +280,35 @@ def test_a_buffer_that_is_replaced_is_averaged_as_one_that_is_changed(n_ranks, p
     assert changed[0].weights()["mean"].any()
 
 
+class Counting(nn.Module):
+    """Uses how many batches there were, as whole numbers beyond float32, and a truth value."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(20, momentum=None)
+        self.head = nn.Linear(20, 4)
+        self.register_buffer("n_rows", torch.tensor([2**40]))
+        self.register_buffer("has_seen", torch.zeros(20, dtype=torch.bool))
+
+    def forward(self, rows):
+        if self.training:
+            self.n_rows += len(rows)
+            self.has_seen |= (rows > 1).any(0)
+        return self.head(self.norm(rows)) * (self.n_rows - 2**40) ** 0.1 * self.has_seen.sum()
+
+
+def test_whole_numbers_are_those_of_the_first_partition_however_partitions_lie():
+    """Partitions of many batches, and of few."""
+    how = {"sizes": (10, 160, 70), "batch_size": 8, "epochs": 3}
+    (alone,), _ = train(recipe(Counting, lr=0.005), 1, **how)
+    for n_ranks in (2, 3):
+        together, _ = train(recipe(Counting, lr=0.005), n_ranks, **how)
+        assert_all_the_same(together, alone)
+        for trainer in together:
+            assert trainer.weights()["norm.num_batches_tracked"] == 3 * 5
+            assert trainer.weights()["n_rows"] == 2**40 + 3 * 10
+
+
 class FirstWeights(Wide):
     """Draws first weights, a frozen one too, and dropout, from generators besides torch's."""
 
@@ -342,6 +371,34 @@ def test_complex_parameters_keep_both_parts(n_ranks, optimizer):
     together, _ = train(built, n_ranks, n_parts=3, settings=Settings(factors=True))
     assert_as_plain(together, train_plainly(built, 3))
     assert together[0].weights()["turn"] == 1j
+
+
+class OddComplex(nn.Module):
+    """Complex numbers behind an odd number of real ones, a moving buffer too."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = nn.Parameter(torch.ones(20, dtype=torch.complex64))
+        self.register_buffer("mean", torch.zeros(20, dtype=torch.complex64))
+        self.head, self.odd = nn.Linear(20, 4), nn.Linear(20, 1)
+
+    def forward(self, rows):
+        code = rows * self.turn
+        if self.training:
+            self.mean.lerp_(code.detach().mean(0), 0.2)
+        code = code - self.mean
+        return self.head(code.real) * torch.tanh(self.odd(code.imag + rows))
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+@pytest.mark.parametrize("plan", [{}, {"local_steps": 2}, {"stale": True, "clocks": 1}], ids=str)
+def test_complex_numbers_lie_anywhere_in_a_message(n_ranks, plan):
+    built = recipe(OddComplex)
+    together, _ = train(built, n_ranks, n_parts=3, **plan)
+    assert all(trainer.weights()["mean"].all() for trainer in together)
+    if not plan:
+        (alone,), _ = train(built, 1, n_parts=3)
+        assert_all_the_same(together, alone)
 
 
 @pytest.mark.parametrize("plan", [{"local_steps": 4}, {"stale": True}], ids=str)

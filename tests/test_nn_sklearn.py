@@ -309,6 +309,45 @@ def test_the_best_weights_are_kept_where_training_stops_early(estimator):
         np.testing.assert_array_equal(model.weights_[name], values)
 
 
+class Growing(torch.nn.Linear):
+    """Makes a buffer, or gives it another shape, when it is called."""
+
+    def __init__(self, first, persistent=True):
+        super().__init__(4, 3)
+        self.register_buffer("cache", first, persistent=persistent)
+
+    def forward(self, rows):
+        self.cache = torch.zeros(5)
+        return super().forward(rows)
+
+
+@pytest.mark.parametrize("first", [None, torch.zeros(2)])
+def test_a_buffer_that_a_new_module_could_not_take_is_refused(first):
+    words = r"'cache' of shape \(5,\) .* built with .*persistent=False"
+    with pytest.raises(ValueError, match=words):
+        fitted(module=Growing, module__first=first)
+    model = fitted(module=Growing, module__first=first, module__persistent=False, max_epochs=2)
+    assert set(model.weights_) == {"weight", "bias"}
+
+
+class Drawing(torch.nn.Linear):
+    """Drops numbers out where nothing is learnt, too."""
+
+    def forward(self, rows):
+        return super().forward(torch.nn.functional.dropout(rows))
+
+
+def test_rows_held_out_are_looked_at_with_random_numbers_of_the_seed():
+    settings = {"module": Drawing, "module__in_features": 4, "module__out_features": 3}
+    settings |= {"early_stopping": True, "max_epochs": 5, "random_state": 0}
+    state = torch.random.get_rng_state()
+    first = fitted(**settings)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.rand(5)
+    losses = [[record["valid_loss"] for record in m.history_] for m in (first, fitted(**settings))]
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("more", [{"consistency": "ssp", "staleness": 2}, {"consistency": "asp"}])
 def test_the_best_weights_are_kept_where_ranks_may_be_stale(more):
     """A clock, one step, is a pass here."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from dask_petuum.nn.attributes import Attributes
-from dask_petuum.nn.buffers import PartitionBuffers
+from dask_petuum.nn.buffers import PartitionBuffers, is_averaged
 from dask_petuum.nn.clip import clip_gradients
 from dask_petuum.nn.early_uses import EarlyUses
 from dask_petuum.nn.exchange import GradientExchange
@@ -134,8 +134,8 @@ class Replica:
 
     @property
     def averaged_buffers(self) -> list[tuple[str, Any]]:
-        """Buffers of floating numbers, such as the running means of BatchNorm."""
-        return [(n, b) for n, b in self.module.named_buffers() if b.is_floating_point()]
+        """Buffers of floating or complex numbers, such as the running means of BatchNorm."""
+        return [(n, b) for n, b in self.module.named_buffers() if is_averaged(b)]
 
     def step(self, batches: Sequence[Batch], n_rows: int) -> list[Any]:
         """Make the gradients of a step; they are on their way, or applied, when it returns.
@@ -208,6 +208,7 @@ class Replica:
         self.settle()
         self.module.eval()
         self._trains = False
+        seed_all(batch.seed, self._device)
         with torch.no_grad():
             return float(self._losses(batch).sum())
 

@@ -245,6 +245,28 @@ def test_a_gradient_that_comes_twice_is_refused_or_waited_for(monkeypatch):
     assert_as_plain(apart, train_plainly(built))
 
 
+class EarlyLater(Wide):
+    """Looks at a weight before it calls the layer, but not in its first steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n_calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, rows):
+        self.n_calls += 1
+        penalty = self.head.weight.square().mean() if self.n_calls > 3 else 0
+        return super().forward(rows) * (1 + penalty)
+
+
+def test_a_weight_that_is_looked_at_early_in_later_steps_only_needs_no_overlap(monkeypatch):
+    monkeypatch.setattr(units, "BUCKET_BYTES", 1)
+    built = recipe(EarlyLater)
+    with pytest.raises(RuntimeError, match=r"inplace operation.* the fit needs overlap=False"):
+        train(built, 2)
+    apart, _ = train(built, 2, settings=Settings(overlap=False))
+    assert_as_plain(apart, train_plainly(built))
+
+
 class Means(Wide):
     """Puts a new tensor in its buffer's place in each step."""
 

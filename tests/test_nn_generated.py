@@ -102,7 +102,7 @@ def assert_as(trainers, module, tolerance):
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # of torch's Adagrad
 @given(cases())
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_ranks_are_plain_torch_however_they_send(case):
     with (
         patch.object(units, "BUCKET_BYTES", case.bucket),

@@ -197,6 +197,19 @@ def test_no_layer_is_early_or_late_where_it_is_used_otherwise(monkeypatch, modul
     assert_all_the_same(together, together[0], 0)
 
 
+@pytest.mark.parametrize("module", [ParentLooks, UsedFirst, Swapped])
+@pytest.mark.parametrize("near", [True, False])
+def test_a_rank_without_rows_in_the_first_step_uses_no_weight_too_early(monkeypatch, module, near):
+    """Others have sent gradients before its first forward pass."""
+    monkeypatch.setattr(units, "BUCKET_BYTES", 1)
+    monkeypatch.setattr(units, "SMALL_BYTES", 0)
+    how = {"sizes": (12, 3, 4), "batch_size": 8}
+    (alone,), _ = train(recipe(module), 1, **how)
+    together, _ = train(recipe(module), 3, near=near, **how)
+    assert together[1]._plan.bounds(1, 0) == (0, 0)
+    assert_all_the_same(together, alone)
+
+
 class Alternating(Wide):
     """A counter of its calls, and what the last one gave, decide which layers it uses, and how."""
 

@@ -242,6 +242,8 @@ class Replica:
 
     def _forward(self, batch: Batch) -> Any:
         """The loss of a batch, of parameters to which everything due has been applied."""
+        if self._first:
+            self.settle()  # of steps in which this rank had no rows: what is early is not known yet
         while True:
             for number in sorted(self._due & self._raw):
                 self._settle_one(number)

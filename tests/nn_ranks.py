@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -52,12 +53,18 @@ def recipe(module, optimizer="SGD", lr=0.05, **arguments):
     return Recipe(module, "CrossEntropyLoss", optimizer, lr, arguments=arguments, n_inputs=20)
 
 
-def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, near=False, **plan):
-    """Train on ``n_parts`` partitions; the trainers, and the metrics of each clock."""
+def train(built, n_ranks, data=None, n_parts=2, *, settings=None, near=False, **plan):
+    """Train on partitions; the trainers, and the ranks.
+
+    On ``n_parts`` equal ones, or on those of ``sizes``; from clock ``first`` with what trainers
+    had ``saved``, for so many ``clocks``.
+    """
     rows, labels = make_rows(320) if data is None else data
-    n = len(rows) // n_parts
-    planned = Plan((n,) * n_parts, plan.pop("batch_size", 16), plan.pop("epochs", 2), 0, **plan)
-    ranks = Ranks(n_ranks, near)
+    sizes = plan.pop("sizes", (len(rows) // n_parts,) * n_parts)
+    first, saved, clocks = plan.pop("first", 0), plan.pop("saved", None), plan.pop("clocks", None)
+    planned = Plan(sizes, plan.pop("batch_size", 16), plan.pop("epochs", 2), 0, **plan)
+    last = planned.n_clocks if clocks is None else first + clocks
+    ranks, places = Ranks(n_ranks, near), [0, *accumulate(sizes)]
     # made one by one: ranks that are threads share torch's random state
     made = [
         Trainer(built, planned, settings or Settings(), None, ranks.mesh(rank), 1)
@@ -66,12 +73,14 @@ def train(built, n_ranks, data=None, n_parts=2, *, settings=None, clocks=None, n
 
     def run(rank):
         trainer = made[rank]
-        for index in range(n_parts):
-            if index * n_ranks // n_parts == rank:
-                part = slice(index * n, (index + 1) * n)
-                given = Partition(rows[part], labels[part], None, index, index * n)
+        for index in range(len(sizes)):
+            if index * n_ranks // len(sizes) == rank:
+                part = slice(places[index], places[index + 1])
+                given = Partition(rows[part], labels[part], None, index, places[index])
                 trainer.partitions.append((given, labels[part].astype(np.int64)))
-        for clock in range(planned.n_clocks if clocks is None else clocks):
+        if saved is not None:
+            trainer.load(saved[rank], first)
+        for clock in range(first, last):
             ranks.losses[rank].append(trainer.train(clock)["valid_loss"])
         return trainer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from functools import partial
 
@@ -86,6 +87,24 @@ class Hooked(Wide):
         self.inner.weight.register_hook(lambda gradient: 0.5 * gradient)
 
 
+class ByKeyword(Wide):
+    """Calls a layer with torch's name for its rows."""
+
+    def forward(self, rows):
+        return self.head(torch.tanh(self.inner(input=torch.tanh(self.start(rows)))))
+
+
+class Copied(Wide):
+    """Trains a copy of a layer within a step, as meta-learning does."""
+
+    def forward(self, rows):
+        code = torch.tanh(self.start(rows))
+        with torch.enable_grad():
+            fast = copy.deepcopy(self.inner)
+            fast(code.detach()).square().sum().backward()
+        return self.head(torch.tanh(self.inner(code) - 0.1 * fast.weight.grad.mean()))
+
+
 class Double(Wide):
     """In float64."""
 
@@ -98,7 +117,11 @@ class Double(Wide):
 
 
 @pytest.mark.parametrize(
-    "module", [Wide, WithGradient, WithInnerStep, Mapped, Swapped, Patched, Hooked, Double]
+    "module",
+    [
+        *(Wide, WithGradient, WithInnerStep, Mapped, Swapped, Patched, Hooked, ByKeyword, Copied),
+        Double,
+    ],
 )
 @pytest.mark.parametrize(("n_ranks", "n_parts"), [(2, 2), (3, 4)])
 def test_factors_are_of_the_loss_and_of_plain_layers_only(module, n_ranks, n_parts):
@@ -174,6 +197,45 @@ def test_no_layer_is_early_or_late_where_it_is_used_otherwise(monkeypatch, modul
     assert_all_the_same(together, together[0], 0)
 
 
+@pytest.mark.parametrize("module", [ParentLooks, UsedFirst, Swapped])
+@pytest.mark.parametrize("near", [True, False])
+def test_a_rank_without_rows_in_the_first_step_uses_no_weight_too_early(monkeypatch, module, near):
+    """Others have sent gradients before its first forward pass."""
+    monkeypatch.setattr(units, "BUCKET_BYTES", 1)
+    monkeypatch.setattr(units, "SMALL_BYTES", 0)
+    how = {"sizes": (12, 3, 4), "batch_size": 8}
+    (alone,), _ = train(recipe(module), 1, **how)
+    together, _ = train(recipe(module), 3, near=near, **how)
+    assert together[1]._plan.bounds(1, 0) == (0, 0)
+    assert_all_the_same(together, alone)
+
+
+class Alternating(Wide):
+    """A counter of its calls, and what the last one gave, decide which layers it uses, and how."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_calls = 0
+
+    def forward(self, rows):
+        self.n_calls += 1
+        code = torch.tanh(self.start(rows)) + getattr(self, "last", 0)
+        self.last = code.detach().mean(0)
+        return self.head(torch.tanh(self.inner(code)) if self.n_calls % 3 else code)
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_a_forward_pass_that_is_made_again_finds_the_same_attributes(monkeypatch, near):
+    monkeypatch.setattr(units, "BUCKET_BYTES", 1)
+    monkeypatch.setattr(units, "SMALL_BYTES", 0)
+    built = recipe(Alternating)
+    apart, _ = train(built, 2, near=near, settings=Settings(overlap=False))
+    together, _ = train(built, 2, near=near)
+    assert_all_the_same(together, apart[0], 1e-6)
+    n_steps = together[0]._plan.n_steps
+    assert [trainer.replica.module.n_calls for trainer in together] == [n_steps] * 2
+
+
 class BackwardInBackward(Wide):
     """Adds to a gradient by a backward pass of its own."""
 
@@ -194,6 +256,29 @@ def test_a_gradient_that_comes_twice_is_refused_or_waited_for(monkeypatch):
         train(built, 2)
     apart, _ = train(built, 2, settings=Settings(overlap=False))
     assert_as_plain(apart, train_plainly(built))
+
+
+class EarlyLater(Wide):
+    """Looks at a weight before it calls the layer, but not in its first steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n_calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, rows):
+        self.n_calls += 1
+        penalty = self.head.weight.square().mean() if self.n_calls > 3 else 0
+        return super().forward(rows) * (1 + penalty)
+
+
+def test_a_weight_that_is_looked_at_early_in_later_steps_only_needs_no_overlap(monkeypatch):
+    monkeypatch.setattr(units, "BUCKET_BYTES", 1)
+    built = recipe(EarlyLater)
+    with pytest.raises(RuntimeError, match=r"inplace operation.* the fit needs overlap=False"):
+        train(built, 2)
+    (alone,), _ = train(built, 1)
+    apart, _ = train(built, 2, settings=Settings(overlap=False))
+    assert_all_the_same(apart, alone)
 
 
 class Means(Wide):
@@ -229,6 +314,35 @@ def test_a_buffer_that_is_replaced_is_averaged_as_one_that_is_changed(n_ranks, p
         assert torch.equal(one.vector, other.vector)
         assert_all_the_same([one], other, 0)
     assert changed[0].weights()["mean"].any()
+
+
+class Counting(nn.Module):
+    """Uses how many batches there were, as whole numbers beyond float32, and a truth value."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(20, momentum=None)
+        self.head = nn.Linear(20, 4)
+        self.register_buffer("n_rows", torch.tensor([2**40]))
+        self.register_buffer("has_seen", torch.zeros(20, dtype=torch.bool))
+
+    def forward(self, rows):
+        if self.training:
+            self.n_rows += len(rows)
+            self.has_seen |= (rows > 1).any(0)
+        return self.head(self.norm(rows)) * (self.n_rows - 2**40) ** 0.1 * self.has_seen.sum()
+
+
+def test_whole_numbers_are_those_of_the_first_partition_however_partitions_lie():
+    """Partitions of many batches, and of few."""
+    how = {"sizes": (10, 160, 70), "batch_size": 8, "epochs": 3}
+    (alone,), _ = train(recipe(Counting, lr=0.005), 1, **how)
+    for n_ranks in (2, 3):
+        together, _ = train(recipe(Counting, lr=0.005), n_ranks, **how)
+        assert_all_the_same(together, alone)
+        for trainer in together:
+            assert trainer.weights()["norm.num_batches_tracked"] == 3 * 5
+            assert trainer.weights()["n_rows"] == 2**40 + 3 * 10
 
 
 class FirstWeights(Wide):
@@ -295,6 +409,34 @@ def test_complex_parameters_keep_both_parts(n_ranks, optimizer):
     assert together[0].weights()["turn"] == 1j
 
 
+class OddComplex(nn.Module):
+    """Complex numbers behind an odd number of real ones, a moving buffer too."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = nn.Parameter(torch.ones(20, dtype=torch.complex64))
+        self.register_buffer("mean", torch.zeros(20, dtype=torch.complex64))
+        self.head, self.odd = nn.Linear(20, 4), nn.Linear(20, 1)
+
+    def forward(self, rows):
+        code = rows * self.turn
+        if self.training:
+            self.mean.lerp_(code.detach().mean(0), 0.2)
+        code = code - self.mean
+        return self.head(code.real) * torch.tanh(self.odd(code.imag + rows))
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+@pytest.mark.parametrize("plan", [{}, {"local_steps": 2}, {"stale": True, "clocks": 1}], ids=str)
+def test_complex_numbers_lie_anywhere_in_a_message(n_ranks, plan):
+    built = recipe(OddComplex)
+    together, _ = train(built, n_ranks, n_parts=3, **plan)
+    assert all(trainer.weights()["mean"].all() for trainer in together)
+    if not plan:
+        (alone,), _ = train(built, 1, n_parts=3)
+        assert_all_the_same(together, alone)
+
+
 @pytest.mark.parametrize("plan", [{"local_steps": 4}, {"stale": True}], ids=str)
 def test_complex_parameters_where_ranks_step_apart(plan):
     built = recipe(Complex)
@@ -317,6 +459,26 @@ class Bag(nn.Module):
 
     def forward(self, rows):
         return self.head(torch.tanh(self.words(100 * torch.arange(20) + (rows > 0))))
+
+
+class TiedBags(Bag):
+    """Two lookups of one table."""
+
+    def __init__(self):
+        super().__init__(sparse=True)
+        self.others = nn.Embedding(4000, 16, sparse=True)
+        self.others.weight = self.words.weight
+        self.head.requires_grad_(False)
+
+    def forward(self, rows):
+        return super().forward(rows) + self.head(self.others((rows[:, 0] > 0).long()))
+
+
+def test_a_tied_table_is_sent_as_rows():
+    """For an optimiser that takes nothing else."""
+    built = recipe(TiedBags, "SparseAdam", 0.01)
+    together, _ = train(built, 2)
+    assert_as_plain(together, train_plainly(built))
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3])

@@ -309,6 +309,45 @@ def test_the_best_weights_are_kept_where_training_stops_early(estimator):
         np.testing.assert_array_equal(model.weights_[name], values)
 
 
+class Growing(torch.nn.Linear):
+    """Makes a buffer, or gives it another shape, when it is called."""
+
+    def __init__(self, first, persistent=True):
+        super().__init__(4, 3)
+        self.register_buffer("cache", first, persistent=persistent)
+
+    def forward(self, rows):
+        self.cache = torch.zeros(5)
+        return super().forward(rows)
+
+
+@pytest.mark.parametrize("first", [None, torch.zeros(2)])
+def test_a_buffer_that_a_new_module_could_not_take_is_refused(first):
+    words = r"'cache' of shape \(5,\) .* built with .*persistent=False"
+    with pytest.raises(ValueError, match=words):
+        fitted(module=Growing, module__first=first)
+    model = fitted(module=Growing, module__first=first, module__persistent=False, max_epochs=2)
+    assert set(model.weights_) == {"weight", "bias"}
+
+
+class Drawing(torch.nn.Linear):
+    """Drops numbers out where nothing is learnt, too."""
+
+    def forward(self, rows):
+        return super().forward(torch.nn.functional.dropout(rows))
+
+
+def test_rows_held_out_are_looked_at_with_random_numbers_of_the_seed():
+    settings = {"module": Drawing, "module__in_features": 4, "module__out_features": 3}
+    settings |= {"early_stopping": True, "max_epochs": 5, "random_state": 0}
+    state = torch.random.get_rng_state()
+    first = fitted(**settings)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.rand(5)
+    losses = [[record["valid_loss"] for record in m.history_] for m in (first, fitted(**settings))]
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("more", [{"consistency": "ssp", "staleness": 2}, {"consistency": "asp"}])
 def test_the_best_weights_are_kept_where_ranks_may_be_stale(more):
     """A clock, one step, is a pass here."""
@@ -504,9 +543,26 @@ def test_local_steps_of_one_rank_are_its_steps():
     np.testing.assert_allclose(apart.weights_["0.weight"], plain.weights_["0.weight"], atol=1e-5)
 
 
-def test_a_fit_goes_on_from_its_files(tmp_path):
+class Turning(Perceptron):
+    """Complex parameters, a truth value, and a buffer that no state_dict has."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = torch.nn.Parameter(torch.ones(20, dtype=torch.complex64))
+        self.register_buffer("has_begun", torch.tensor(False))
+        self.register_buffer("mean", torch.zeros(20), persistent=False)
+
+    def forward(self, rows):
+        if self.training:
+            self.has_begun |= True
+            self.mean.lerp_(rows.mean(0), 0.1)
+        return super().forward(((rows - self.mean) * self.turn).real + self.turn.imag)
+
+
+@pytest.mark.parametrize("module", [None, Turning])
+def test_a_fit_goes_on_from_its_files(tmp_path, module):
     rows, labels = make_rows(200)
-    settings = {**QUICK, "max_epochs": 60, "random_state": 0}
+    settings = {**QUICK, "max_epochs": 60, "random_state": 0, "module": module}
     whole = NeuralNetClassifier(**settings).fit(rows, labels)
     first = NeuralNetClassifier(**settings, checkpoint=str(tmp_path))
     interrupt(first, (rows, labels), tmp_path)

@@ -58,7 +58,7 @@ FOLDER_NAME = re.compile(
 )
 FILE_NAME = re.compile(rf"(?P<folder>{FOLDER_NAME.pattern})/part-[0-9]{{4,}}\.npz", re.ASCII)
 #: Kinds of numbers that a checkpoint may hold: no objects, no text.
-KINDS = "iufb"
+KINDS = "iufbc"
 
 
 @dataclass(frozen=True)

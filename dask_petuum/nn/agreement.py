@@ -15,7 +15,7 @@ import torch
 from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.outer import flatten
 
-__all__ = ["all_agree", "own_sums", "values_of_rank_0"]
+__all__ = ["all_agree", "bytes_of", "own_sums", "put_bytes", "values_of_rank_0"]
 
 #: Numbers of a checksum.
 CHECKSUM_PARTS = 2
@@ -39,10 +39,28 @@ def values_of_rank_0(mesh: Mesh, tensors: Sequence[Any]) -> Any:
     return own if mesh.rank == 0 else torch.zeros_like(own)
 
 
+def bytes_of(tensors: Sequence[Any]) -> Any:
+    """The bytes of tensors of any kind as one float32 vector, which holds each without rounding."""
+    return torch.cat([_raw(tensor) for tensor in tensors]).float()
+
+
+def put_bytes(vector: Any, tensors: Sequence[Any]) -> list[Any]:
+    """Make tensors of the same kinds of what `bytes_of` gave."""
+    numbers, out = vector.to(torch.uint8), []
+    for tensor in tensors:
+        own, numbers = numbers.tensor_split([_raw(tensor).numel()])
+        whole = own.clone().view(tensor.dtype).view(tensor.shape)
+        out.append(whole.to(tensor.device))
+    return out
+
+
+def _raw(tensor: Any) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
 def _checksum(tensors: Sequence[Any]) -> Any:
     """A checksum of tensors, in parts that float32 holds without rounding."""
     number = 0
     for tensor in tensors:
-        own = tensor.detach().cpu().contiguous().reshape(-1)
-        number = crc32(own.view(torch.uint8).numpy(), number)
+        number = crc32(_raw(tensor).numpy(), number)
     return torch.tensor([number >> 16, number & 0xFFFF], dtype=torch.float32)

@@ -1,9 +1,11 @@
 """A module's buffers, such as BatchNorm's running means, apart for each partition within a clock.
 
 Batch statistics are those of a partition's batch, so the running ones are the partition's as well.
-At the end of a clock, the changes that partitions made are averaged by their rows. So what a module
-has learnt does not depend on how partitions lie on ranks. Buffers that nobody changes keep their
-bits. A module may put a new tensor in a buffer's place, as in ``self.mean = self.mean + ...``.
+At the end of a clock, the changes that partitions made are averaged by their rows; of whole numbers
+and truth values, such as BatchNorm's count of batches, those of the first partition stand. So what
+a module has learnt does not depend on how partitions lie on ranks. Buffers that nobody changes keep
+their bits. A module may put a new tensor in a buffer's place, as in
+``self.mean = self.mean + ...``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,12 @@ from typing import Any
 
 import torch
 
-__all__ = ["PartitionBuffers", "difference"]
+__all__ = ["PartitionBuffers", "difference", "is_averaged"]
+
+
+def is_averaged(buffer: Any) -> bool:
+    """Whether a mean of a buffer's values is one: floating numbers and complex ones."""
+    return bool(buffer.is_floating_point() or buffer.is_complex())
 
 
 def difference(value: Any, first: Any) -> Any:
@@ -42,7 +49,7 @@ class PartitionBuffers:
 
     @property
     def _averaged(self) -> list[int]:
-        return [n for n, each in enumerate(self._tensors) if each.is_floating_point()]
+        return [n for n, each in enumerate(self._tensors) if is_averaged(each)]
 
     def settle(self) -> None:
         """Let the module have its first tensors again, with the numbers that it has now.
@@ -84,7 +91,7 @@ class PartitionBuffers:
         self._now = partition
 
     def changes(self, shares: Mapping[int, float]) -> list[Any]:
-        """Changes of floating buffers in this clock, the sum over partitions by their shares."""
+        """Changes of averaged buffers in this clock, the sum over partitions by their shares."""
         if self._now is not None:
             self._kept[self._now] = self.copy()
         out = []
@@ -97,9 +104,15 @@ class PartitionBuffers:
             out.append(total)
         return out
 
-    def end(self, changes: Sequence[Any], partition: int) -> None:
-        """End a clock: all have the same floating buffers, and others as a partition has them."""
-        self.restore(self._kept.get(partition, self._first))
+    def others(self, partition: int) -> list[Any]:
+        """What a partition has in buffers that are not averaged, once `changes` has been called."""
+        values = self._kept.get(partition, self._first)
+        return [each for each in values if not is_averaged(each)]
+
+    def end(self, changes: Sequence[Any], others: Sequence[Any]) -> None:
+        """End a clock: give all partitions the same, what is averaged and what is not."""
+        own = iter(others)
+        self.restore([each if is_averaged(each) else next(own) for each in self._first])
         with torch.no_grad():
             for place, change in zip(self._averaged, changes, strict=True):
                 self._tensors[place].copy_(self._first[place] + change)

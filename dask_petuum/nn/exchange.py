@@ -29,6 +29,8 @@ __all__ = ["GradientExchange"]
 NOTHING = {"n": np.zeros(1, np.int8)}
 #: What it sends besides where factors should not be sent any more.
 SUM_IT = {"w": np.zeros(1, np.int8)}
+#: How a unit is sent: see `GradientExchange.ways`.
+PLANNED, OPEN, WHOLE = 0, 1, 2
 
 
 class GradientExchange:
@@ -72,6 +74,19 @@ class GradientExchange:
     def gradient_bytes(self) -> int:
         """Bytes that a step would send as whole float32 gradients."""
         return 4 * sum(gradient_numbers(unit.size, self._mesh.n_ranks) for unit in self._units)
+
+    @property
+    def ways(self) -> Any:
+        """How each unit is sent, (n_units,) int8: as planned, not decided yet, or whole."""
+        out = np.full(len(self._units), PLANNED, np.int8)
+        out[sorted(self._open)] = OPEN
+        out[sorted(self._whole)] = WHOLE
+        return out
+
+    @ways.setter
+    def ways(self, told: Any) -> None:
+        self._open = set(np.flatnonzero(told == OPEN).tolist())
+        self._whole = set(np.flatnonzero(told == WHOLE).tolist())
 
     def rescale(self, factor: float) -> None:
         """From the next step on, gradients are ``factor`` times as large as so far."""
@@ -290,7 +305,9 @@ def _rows(unit: Unit) -> dict[str, Any]:
         return NOTHING
     # dense, where the table is also used by name
     grad = (grad if grad.is_sparse else grad.to_sparse(1)).coalesce().cpu()
-    return {"i": grad.indices()[0].numpy(), "r": grad.values().numpy()}
+    values = grad.values()
+    values = values.float() if values.dtype is torch.bfloat16 else values  # which numpy has not
+    return {"i": grad.indices()[0].numpy(), "r": values.numpy()}
 
 
 def _joined_rows(parameter: Any, parts: Sequence[dict[str, Any]]) -> Any:

@@ -50,10 +50,10 @@ def keep_factors(layer: Any, record: Any) -> None:
     layer.forward = partial(_forward, layer, layer.weight, record)
 
 
-def _forward(layer: Any, own: Any, record: Any, x: Any) -> Any:
+def _forward(layer: Any, own: Any, record: Any, input: Any) -> Any:  # torch's name for the rows
     weight = layer.weight  # another one within torch.func.functional_call
     transforms = torch._C._are_functorch_transforms_active()
     if weight is not own or transforms or not torch.is_grad_enabled():
-        return torch.nn.functional.linear(x, weight, layer.bias)
+        return torch.nn.functional.linear(input, weight, layer.bias)
     apply: Any = _FactorLinear.apply
-    return apply(x, weight, layer.bias, record)
+    return apply(input, weight, layer.bias, record)

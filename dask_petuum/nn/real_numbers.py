@@ -28,5 +28,6 @@ def tensor_like(tensor: Any, numbers: Any) -> Any:
     """Make a tensor of a like kind (shape, type, device) of its numbers."""
     if tensor.is_complex():
         pairs = numbers.to(tensor.real.dtype).view(*tensor.shape, 2)
-        return torch.view_as_complex(pairs.contiguous()).to(tensor.device)
+        # not a view of the pairs, which would have to begin at an even place
+        return torch.complex(pairs[..., 0], pairs[..., 1]).to(tensor.device)
     return numbers.view(tensor.shape).to(tensor.device, tensor.dtype)

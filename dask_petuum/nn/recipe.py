@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dask_petuum.nn.seeds import own_random_numbers, seed_all
 
-__all__ = ["Recipe", "first_values", "load_weights"]
+__all__ = ["Recipe", "check_shapes", "first_values", "load_weights", "shapes_of"]
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,30 @@ def _check_state(module: Any) -> None:
             )
 
 
+def shapes_of(module: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of a module's parameters and buffers, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def check_shapes(module: Any, first: Mapping[str, tuple[int, ...]]) -> None:
+    """See that a module still has the parameters and buffers that it was built with.
+
+    Raises
+    ------
+    ValueError
+        For one that was made, or got another shape, in the forward pass: a new module could not
+        take the weights.
+    """
+    now = shapes_of(module)
+    for name in sorted({**first, **now}):
+        if first.get(name) != now.get(name):
+            raise ValueError(
+                f"module has {name!r} of shape {now.get(name)} after its first steps, it was built "
+                f"with {first.get(name)}: make it so when it is built, or a buffer with "
+                "persistent=False"
+            )
+
+
 def first_values(recipe: Recipe, weights: Mapping[str, NDArray[Any]] | None) -> NDArray[Any]:
     """Trained parameters and averaged buffers as one float32 array, in the trainer's order.
 
@@ -186,6 +210,7 @@ def first_values(recipe: Recipe, weights: Mapping[str, NDArray[Any]] | None) -> 
     ValueError
         Where the module, the loss, the optimiser or the schedule cannot be made.
     """
+    from dask_petuum.nn.buffers import is_averaged
     from dask_petuum.nn.outer import flatten
     from dask_petuum.nn.units import plan_units
 
@@ -197,6 +222,6 @@ def first_values(recipe: Recipe, weights: Mapping[str, NDArray[Any]] | None) -> 
     if not parameters:
         raise ValueError("module has no parameter that could be trained")
     recipe.build_schedule(recipe.build_optimizer(parameters))
-    buffers = [b for _, b in module.named_buffers() if b.is_floating_point()]
+    buffers = [b for _, b in module.named_buffers() if is_averaged(b)]
     values: NDArray[Any] = flatten([*parameters, *buffers]).numpy()
     return values

@@ -12,15 +12,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
-from dask_petuum.nn.buffers import PartitionBuffers
+from dask_petuum.nn.attributes import Attributes
+from dask_petuum.nn.buffers import PartitionBuffers, is_averaged
 from dask_petuum.nn.clip import clip_gradients
 from dask_petuum.nn.early_uses import EarlyUses
 from dask_petuum.nn.exchange import GradientExchange
+from dask_petuum.nn.hooks import Hook
 from dask_petuum.nn.linear import keep_factors
 from dask_petuum.nn.loss_scale import LossScale
 from dask_petuum.nn.recipe import Recipe
@@ -96,6 +97,7 @@ class Replica:
     ) -> None:
         self._device = device
         self.module = recipe.build_module().to(device)
+        self._parts = list(self.module.modules())
         self.buffers = PartitionBuffers(self.module)
         self.loss = recipe.build_loss().to(device)
         self.units = units(self.module)
@@ -132,8 +134,8 @@ class Replica:
 
     @property
     def averaged_buffers(self) -> list[tuple[str, Any]]:
-        """Buffers of floating numbers, such as the running means of BatchNorm."""
-        return [(n, b) for n, b in self.module.named_buffers() if b.is_floating_point()]
+        """Buffers of floating or complex numbers, such as the running means of BatchNorm."""
+        return [(n, b) for n, b in self.module.named_buffers() if is_averaged(b)]
 
     def step(self, batches: Sequence[Batch], n_rows: int) -> list[Any]:
         """Make the gradients of a step; they are on their way, or applied, when it returns.
@@ -165,7 +167,7 @@ class Replica:
             self._leaves = is_last and self._early
             scale = 1.0 if self.scaling is None else self.scaling.scale
             self._in_backward = True
-            loss.backward(torch.full_like(loss, scale / n_rows))
+            self._backward(loss, torch.full_like(loss, scale / n_rows))
             self._in_backward = self._leaves = False
             self._first = self._first and not is_last
             losses.append(loss.detach())
@@ -206,6 +208,7 @@ class Replica:
         self.settle()
         self.module.eval()
         self._trains = False
+        seed_all(batch.seed, self._device)
         with torch.no_grad():
             return float(self._losses(batch).sum())
 
@@ -239,11 +242,14 @@ class Replica:
 
     def _forward(self, batch: Batch) -> Any:
         """The loss of a batch, of parameters to which everything due has been applied."""
+        if self._first:
+            self.settle()  # of steps in which this rank had no rows: what is early is not known yet
         while True:
             for number in sorted(self._due & self._raw):
                 self._settle_one(number)
             due = set(self._due)
             buffers = self.buffers.copy() if due else []
+            attributes = Attributes(self._parts if due else [])
             self._seen.clear()
             seed_all(batch.seed, self._device)
             with self._looks():
@@ -256,6 +262,7 @@ class Replica:
             # used (if at all) without a call of the layer that has it: from now on not waited for
             # layer by layer, and this pass has to be made again
             self._raw |= late
+            attributes.put_back()
             self.buffers.restore(buffers)
 
     @contextmanager
@@ -273,6 +280,17 @@ class Replica:
         self._done = [set() for _ in self.units]
         if self.exchange is not None:
             self.exchange.begin()
+
+    def _backward(self, loss: Any, scale: Any) -> None:
+        try:
+            loss.backward(scale)
+        except RuntimeError as error:
+            if not self._early or "modified by an inplace operation" not in str(error):
+                raise
+            raise RuntimeError(
+                f"{error} If it is a parameter that the module uses before it calls the layer that "
+                "has it, but not in its first step: the fit needs overlap=False"
+            ) from error
 
     def _settle_one(self, number: int) -> None:
         if number in self._due:
@@ -294,12 +312,12 @@ class Replica:
                 if unit.kind == "factors":
                     # it comes when all uses of the weight are done, also where no gradient is made
                     node = parameter.view_as(parameter).grad_fn.next_functions[0][0]
-                    node.register_hook(partial(self._made, number, id(parameter)))
+                    node.register_hook(Hook(self._made, number, id(parameter)))
                     self._nodes.append(node)
                 else:
-                    made = partial(self._made, number, id(parameter))
+                    made = Hook(self._made, number, id(parameter))
                     parameter.register_post_accumulate_grad_hook(made)
-        for part in self.module.modules():
+        for part in self._parts:
             if isinstance(part, torch.jit.ScriptModule):
                 continue  # has no hooks: waited for before the forward pass
             own = {
@@ -307,10 +325,10 @@ class Replica:
             }
             if own:
                 # before its own ones, which may use its parameters
-                part.register_forward_pre_hook(partial(self._called, own), prepend=True)
+                part.register_forward_pre_hook(Hook(self._called, own), prepend=True)
             for number in own.values():
                 if self.units[number].kind == "factors":
-                    keep_factors(part, partial(self._record, number))
+                    keep_factors(part, Hook(self._record, number))
 
     def _called(self, numbers: Mapping[int, int], part: Any, *_: Any) -> None:
         self._seen.update(numbers)

@@ -2,10 +2,13 @@
 
 =============  ==================================================
 ``p.NAME``     a parameter or buffer of the module
+``b.NAME``     a buffer that is not persistent
 ``o.NAME/KEY`` an array of the optimiser's state of a parameter
+``s.NAME/KEY`` row numbers of one that is sparse; its values are as above
 ``scaling``    scale of the loss and good steps, with float16
 ``w.NAME``     what rounding took on the wire; this rank's own
 ``wire``       what these are of: see :func:`load_lost`
+``ways``       how each unit is sent, as ranks have agreed so far
 =============  ==================================================
 """
 
@@ -38,25 +41,32 @@ def replica_arrays(replica: Replica) -> Arrays:
     """All that a replica remembers."""
     replica.settle()
     arrays = {f"p.{name}": values for name, values in module_arrays(replica.module).items()}
+    arrays |= {f"b.{name}": _array(buffer) for name, buffer in _passing(replica.module).items()}
     for unit, optimizer in zip(replica.units, replica.optimizers, strict=True):
         for name, parameter in zip(unit.names, unit.parameters, strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
                 if value is not None:
-                    arrays[f"o.{name}/{key}"] = _array(torch.as_tensor(value))
+                    arrays |= _kept_arrays(f"{name}/{key}", torch.as_tensor(value))
     if replica.scaling is not None:
         arrays["scaling"] = np.array([replica.scaling.scale, replica.scaling.n_good])
     return arrays
 
 
 def lost_arrays(replica: Replica, wire: Wire, mesh: Mesh) -> Arrays:
-    """What rounding took on a rank's wire, and what that is of."""
+    """What rounding took on a rank's wire, and what that is of; how units are sent."""
     arrays = {f"w.{name}": lost.numpy() for name, lost in wire.lost.items()}
+    if replica.exchange is not None:
+        arrays["ways"] = replica.exchange.ways
     return arrays | {"wire": _layout(replica, mesh)}
 
 
 def load_replica(replica: Replica, arrays: Mapping[str, Any], n_passes: int) -> None:
     """Let a new replica remember what another one did, ``n_passes`` passes into its schedule."""
     load_weights(replica.module, _under("p.", arrays))
+    passing = _passing(replica.module)
+    for name, values in _under("b.", arrays).items():
+        if name in passing and passing[name].shape == values.shape:
+            passing[name].copy_(torch.from_numpy(np.array(values)))
     for _ in range(n_passes):
         replica.end_pass()
     kept: dict[str, dict[str, Any]] = {}
@@ -66,7 +76,10 @@ def load_replica(replica: Replica, arrays: Mapping[str, Any], n_passes: int) -> 
     for unit, optimizer in zip(replica.units, replica.optimizers, strict=True):
         whole = optimizer.state_dict()
         whole["state"] = {
-            place: {key: torch.from_numpy(np.array(v)) for key, v in kept[name].items()}
+            place: {
+                key: _tensor(values, arrays.get(f"s.{name}/{key}"), unit.parameters[place])
+                for key, values in kept[name].items()
+            }
             for place, name in enumerate(unit.names)
             if name in kept
         }
@@ -80,11 +93,15 @@ def load_lost(replica: Replica, wire: Wire, mesh: Mesh, arrays: Mapping[str, Any
     """Take what rounding took, where it is of vectors that this rank will send.
 
     Vectors are named by their place among what travels together, and cut by the number of ranks:
-    where these are others now, what was lost is lost. An owner's sums are its own.
+    where these are others now, what was lost is lost, and how units are sent is decided anew. An
+    owner's sums are its own.
     """
     layout = _layout(replica, mesh)
     kept = _under("w.", arrays)
-    if "wire" not in arrays or arrays["wire"][0] != layout[0]:
+    is_same = "wire" in arrays and arrays["wire"][0] == layout[0]
+    if is_same and replica.exchange is not None and "ways" in arrays:
+        replica.exchange.ways = arrays["ways"]
+    if not is_same:
         kept = {}
     elif arrays["wire"][1] != layout[1]:
         kept = {name: values for name, values in kept.items() if not name.endswith(OF_OWNER)}
@@ -94,6 +111,27 @@ def load_lost(replica: Replica, wire: Wire, mesh: Mesh, arrays: Mapping[str, Any
 def _array(tensor: Any) -> Any:
     own = tensor.detach().cpu()
     return (own.float() if own.dtype is torch.bfloat16 else own).numpy().copy()
+
+
+def _passing(module: Any) -> Arrays:
+    """Buffers that are not persistent, by name: they are in no ``state_dict``."""
+    own = module.state_dict()
+    return {name: buffer for name, buffer in module.named_buffers() if name not in own}
+
+
+def _kept_arrays(path: str, value: Any) -> Arrays:
+    """Of an optimiser's state: a momentum of sparse gradients is sparse, a row may come twice."""
+    if not value.is_sparse:
+        return {f"o.{path}": _array(value)}
+    return {f"o.{path}": _array(value._values()), f"s.{path}": _array(value._indices())}
+
+
+def _tensor(values: Any, places: Any, parameter: Any) -> Any:
+    tensor = torch.from_numpy(np.array(values))
+    if places is None:
+        return tensor
+    where = torch.from_numpy(np.array(places))
+    return torch.sparse_coo_tensor(where, tensor, parameter.shape, check_invariants=False)
 
 
 def _layout(replica: Replica, mesh: Mesh) -> Any:

@@ -8,7 +8,6 @@ change of a clock is added to a table of the store, which all ranks read with it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from scipy.sparse import issparse
 
 from dask_petuum.data import Partition
-from dask_petuum.nn.agreement import all_agree, own_sums, values_of_rank_0
+from dask_petuum.nn.agreement import all_agree, bytes_of, own_sums, put_bytes, values_of_rank_0
 from dask_petuum.nn.buffers import difference
 from dask_petuum.nn.devices import choose_device
 from dask_petuum.nn.exchange import GradientExchange
@@ -25,7 +24,7 @@ from dask_petuum.nn.mesh import Mesh
 from dask_petuum.nn.outer import Outer, flatten, unflatten
 from dask_petuum.nn.plan import Plan
 from dask_petuum.nn.real_numbers import n_numbers
-from dask_petuum.nn.recipe import Recipe, load_weights
+from dask_petuum.nn.recipe import Recipe, check_shapes, load_weights, shapes_of
 from dask_petuum.nn.replica import Batch, Replica
 from dask_petuum.nn.seeds import own_random_numbers
 from dask_petuum.nn.state import (
@@ -35,6 +34,7 @@ from dask_petuum.nn.state import (
     module_arrays,
     replica_arrays,
 )
+from dask_petuum.nn.threads import torch_threads
 from dask_petuum.nn.units import plan_units
 from dask_petuum.nn.vector_sum import VectorSum
 from dask_petuum.nn.wire import Wire
@@ -148,6 +148,7 @@ class Trainer:
         self._exact = VectorSum(mesh, Wire("float32"), len(self.replica.units) + 1)
         self._stamp = 0
         self._has_begun = False
+        self._shapes = shapes_of(self.replica.module)
         #: The order of the pass under way, by partition: (pass, (row numbers, seeds of steps)).
         self._orders: dict[int, tuple[int, tuple[Any, Any]]] = {}
         self._start = flatten(self._all)
@@ -181,11 +182,14 @@ class Trainer:
         """
         if vector is not None:
             self.place(vector)
-        if not self._has_begun:
+        is_first = not self._has_begun
+        if is_first:
             self._begin_the_same()
         before, saved = self._sent_bytes, self._saved()
-        with _threads(self._n_threads):
+        with torch_threads(self._n_threads):
             loss, weight = self._steps(self._plan.steps(clock))
+            if is_first:
+                check_shapes(self.replica.module, self._shapes)
             looks = self._plan.validation_fraction > 0 and self._plan.ends_pass(clock)
             valid = self._validate() if looks else (0.0, 0.0)
         if looks:
@@ -316,12 +320,14 @@ class Trainer:
 
     def _validate(self) -> tuple[float, float]:
         loss = weight = 0.0
-        for part, target in self.partitions:
-            held_out = self._plan.held_out_rows(part.index)
-            for first in range(0, len(held_out), LOOK_ROWS):
-                batch = self._batch(part, target, held_out[first : first + LOOK_ROWS])
-                loss += self.replica.losses(batch)
-                weight += batch.weight
+        with own_random_numbers():  # a module may draw some here, too
+            for part, target in self.partitions:
+                held_out = self._plan.held_out_rows(part.index)
+                for first in range(0, len(held_out), LOOK_ROWS):
+                    rows = held_out[first : first + LOOK_ROWS]
+                    batch = self._batch(part, target, rows, part.index)
+                    loss += self.replica.losses(batch)
+                    weight += batch.weight
         return loss, weight
 
     def _meet(self) -> None:
@@ -345,19 +351,24 @@ class Trainer:
         """Average buffers; see to it that weights are the same where each rank made its own sums.
 
         Products of the same factors may differ in the last bit between processors of different
-        kinds. Checksums go with the buffers; where they differ, all take rank 0's weights.
+        kinds. Checksums go with the buffers; where they differ, all take rank 0's weights, and of
+        buffers that are not averaged those of the rank that has the first partition.
         """
         buffers = self.replica.buffers
         shares = {part.index: self._plan.share(part.index) for part, _ in self.partitions}
         changes = buffers.changes(shares)
+        others = buffers.others(min(shares, default=0))
         made = [u.parameters[0] for u in self.replica.units if u.kind == "factors"]
-        if self._exchanges and (made or changes):
-            sums = own_sums(self._mesh, made)
-            vector = self._sum(self._exact, flatten([*changes, sums]))
-            n_buffers = vector.numel() - sums.numel()
-            unflatten(vector[:n_buffers], changes)
-            self._agree(vector[n_buffers:].view(sums.shape), made)
-        buffers.end(changes, min(shares, default=0))
+        if self._exchanges and (made or changes or others):
+            sums = [own_sums(self._mesh, tensors) for tensors in (made, others)]
+            vector = self._sum(self._exact, flatten([*changes, *sums]))
+            unflatten(vector, [*changes, *sums])
+            self._agree(sums[0], made)
+            if not all_agree(sums[1]):
+                own = bytes_of(others)
+                own = own if 0 in shares else torch.zeros_like(own)
+                others = put_bytes(self._sum(self._exact, own), others)
+        buffers.end(changes, others)
 
     def _begin_the_same(self) -> None:
         """See to it that all ranks begin with the same parameters and buffers."""
@@ -366,12 +377,15 @@ class Trainer:
             return
         tensors = [*self.replica.module.parameters(), *self._buffers]
         sums = own_sums(self._mesh, tensors)
-        self._agree(self._sum(self._exact, sums.reshape(-1)).view(sums.shape), tensors)
-        self._start = self.vector
+        if not self._agree(self._sum(self._exact, sums.reshape(-1)).view(sums.shape), tensors):
+            self._start = self.vector
 
-    def _agree(self, sums: Any, tensors: list[Any]) -> None:
-        if not all_agree(sums):
+    def _agree(self, sums: Any, tensors: list[Any]) -> bool:
+        """Whether all had the same; where not, all have rank 0's now."""
+        agree = all_agree(sums)
+        if not agree:
             unflatten(self._sum(self._exact, values_of_rank_0(self._mesh, tensors)), tensors)
+        return agree
 
     def _sum(self, vectors: VectorSum, values: Any) -> Any:
         self._stamp += 1
@@ -384,14 +398,3 @@ def _device(settings: Settings, mesh: Mesh) -> str:
     if not settings.chooses_device:
         return settings.device
     return choose_device(settings.device, mesh.position, torch.cuda.device_count())
-
-
-@contextmanager
-def _threads(n_threads: int) -> Iterator[None]:
-    """Let torch use so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -164,10 +164,9 @@ def _is_plain_linear(owners: list[tuple[Any, str]], parameter: Any) -> bool:
 
 
 def _kind(owners: list[tuple[Any, str]], parameter: Any, n_ranks: int, n_rows: int | None) -> str:
-    if len(owners) > 1 or n_ranks == 1:
+    if n_ranks == 1:
         return "gradient"
-    part, _ = owners[0]
-    if isinstance(part, EMBEDDINGS) and part.sparse:
+    if all(isinstance(part, EMBEDDINGS) and part.sparse for part, _ in owners):
         return "rows"
     if n_rows is None or not _is_plain_linear(owners, parameter):
         return "gradient"

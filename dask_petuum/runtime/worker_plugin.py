@@ -203,7 +203,8 @@ class PetuumWorker(WorkerPlugin):  # type: ignore[misc]
         blocks = await asyncio.to_thread(run.service.block_values, table)
         return {
             "status": "OK",
-            "blocks": [(int(start), to_serialize(values)) for start, values in blocks],
+            # lists: between threads of one process Dask looks for arrays in no tuple
+            "blocks": [[int(start), to_serialize(values)] for start, values in blocks],
         }
 
     async def push(self, message: Mapping[str, Any]) -> Any:

@@ -100,7 +100,7 @@ class Greedy(DataParallelProgram):
 def client() -> Iterator[Client]:
     limits = {"target": False, "spill": False, "pause": PAUSE, "terminate": TERMINATE}
     settings = {f"distributed.worker.memory.{name}": value for name, value in limits.items()}
-    # or the cluster closes for good who is away 15 s after an earlier loss
+    # or the cluster closes for good whoever is away 15 s after an earlier loss
     settings["distributed.deploy.lost-worker-timeout"] = "1 hour"
     with (
         dask.config.set(settings),
